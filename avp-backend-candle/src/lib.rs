@@ -1,0 +1,1 @@
+//! Agent Vector Protocol: safetensors models on candle.

@@ -1,0 +1,180 @@
+//! The two traits an engine implements: [`Backend`] (a loaded model) and [`Sequence`] (one KV cache).
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use avp_handshake::ModelIdentity;
+use avp_wire::KvDtype;
+
+use crate::BackendError;
+
+/// A loaded model. Shared between threads; every running generation owns a [`Sequence`] of its own.
+///
+/// The vocabulary is the waist: whatever crosses between models goes through [`logits`](Backend::logits) and
+/// [`embed_mix`](Backend::embed_mix) and needs nothing else of an engine.
+pub trait Backend: Send + Sync {
+    /// What the model is: identity, shapes, limits.
+    fn info(&self) -> &ModelInfo;
+
+    /// Text to token ids and back.
+    fn codec(&self) -> &dyn TextCodec;
+
+    /// An empty sequence with room for `capacity` tokens, allocated now.
+    ///
+    /// # Errors
+    /// [`BackendError::ContextWindow`] if `capacity` exceeds [`ModelInfo::max_positions`].
+    fn new_sequence(&self, capacity: usize) -> Result<Box<dyn Sequence>, BackendError>;
+
+    /// Output-head logits `[n, vocab_size]` of hidden states `[n, hidden_dim]`, row-major, before any
+    /// temperature and including the model's logit cap where it has one.
+    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, BackendError>;
+
+    /// Weighted sums of input embeddings, one row per mix: `[mixes.len(), hidden_dim]`, as layer 0 takes them
+    /// (scaled where the model scales its embeddings).
+    fn embed_mix(&self, mixes: &[TokenMix<'_>]) -> Result<Vec<f32>, BackendError>;
+
+    /// Mean L2 norm of the rows of the input-embedding table, as layer 0 takes them.
+    fn mean_embedding_norm(&self) -> Result<f32, BackendError>;
+
+    /// The two products that realignment of an untied model is solved from.
+    fn realignment_products(&self) -> Result<RealignmentProducts, BackendError>;
+}
+
+/// One run of tokens through a model, with its KV cache.
+///
+/// A sequence is append-only: [`forward`](Sequence::forward) adds positions at the end. It keeps its model
+/// alive.
+pub trait Sequence: Send + Sync {
+    /// Number of cached positions.
+    fn len(&self) -> usize;
+
+    /// Number of positions that fit without growing.
+    fn capacity(&self) -> usize;
+
+    /// Makes room for `additional` further positions.
+    ///
+    /// # Errors
+    /// [`BackendError::ContextWindow`] if the total would exceed [`ModelInfo::max_positions`].
+    fn reserve(&mut self, additional: usize) -> Result<(), BackendError>;
+
+    /// Runs the model over `input`, appends its keys and values, and returns the hidden state of the last
+    /// position, `[hidden_dim]`: the output of the final norm, what the output head multiplies.
+    ///
+    /// Grows the cache if needed. On error the cache keeps its former length.
+    fn forward(&mut self, input: Input<'_>) -> Result<Vec<f32>, BackendError>;
+
+    /// Like [`forward`](Sequence::forward), but returns the hidden states of all input positions,
+    /// `[n, hidden_dim]`.
+    fn forward_all(&mut self, input: Input<'_>) -> Result<Vec<f32>, BackendError>;
+
+    /// Type in which the engine stores keys and values.
+    fn kv_dtype(&self) -> KvDtype;
+
+    /// Writes canonical KV of `range` to `out`: for each layer K then V, each
+    /// `[kv_heads, tokens, head_dim]` little-endian in [`kv_dtype`](Sequence::kv_dtype), K after RoPE in
+    /// rotate-half order. `out` must be exactly [`SequenceExt::kv_bytes`] long.
+    fn export_kv(&self, range: &KvRange, out: &mut [u8]) -> Result<(), BackendError>;
+
+    /// Appends or completes cached positions from canonical KV bytes of type `dtype`, laid out as in
+    /// [`export_kv`](Sequence::export_kv). `range.tokens` must start at most at [`len`](Sequence::len); once
+    /// every layer holds them, `len` becomes `range.tokens.end`. Layers of one token range may come in any
+    /// order and in several calls.
+    fn import_kv(&mut self, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// An independent continuation of this sequence. Cheap: the cache is shared until one side appends.
+    fn fork(&self) -> Result<Box<dyn Sequence>, BackendError>;
+}
+
+/// What every [`Sequence`] can do by what it must.
+pub trait SequenceExt: Sequence {
+    /// True while nothing is cached.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<S: Sequence + ?Sized> SequenceExt for S {}
+
+/// What a model reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Token ids.
+    Tokens(&'a [u32]),
+    /// Input embeddings `[n, hidden_dim]`, row-major, as layer 0 takes them.
+    Embeddings(&'a [f32]),
+}
+
+/// A weighting of the vocabulary, from which [`Backend::embed_mix`] makes one input embedding.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenMix<'a> {
+    /// Few tokens: ids and their weights, equally long.
+    Sparse {
+        /// Token ids, each below the vocabulary size.
+        ids: &'a [u32],
+        /// One weight per id.
+        weights: &'a [f32],
+    },
+    /// The whole vocabulary: one weight per id, `[n]` with `n` at most the table's rows.
+    Dense(&'a [f32]),
+}
+
+/// A run of layers by a run of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvRange {
+    /// Layers, 0-based.
+    pub layers: Range<usize>,
+    /// Token positions, 0-based.
+    pub tokens: Range<usize>,
+}
+
+/// What a loaded model is.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// What the hello announces: family, id, hashes and shapes.
+    pub identity: ModelIdentity,
+    /// Fingerprint of the checkpoint (`avp.weights`), hex, where the engine knows it.
+    pub weights: Option<String>,
+    /// Where the model was loaded from.
+    pub source: PathBuf,
+    /// Number of attention (query) heads.
+    pub num_heads: usize,
+    /// Rows of the output head.
+    pub vocab_size: usize,
+    /// Context window in tokens.
+    pub max_positions: usize,
+    /// Whether the output head is the input-embedding table.
+    pub tied_embeddings: bool,
+    /// Type of the weights and of the KV cache.
+    pub dtype: KvDtype,
+    /// Where it computes: `cpu`, `cuda:0`.
+    pub device: String,
+    /// Ids that end a generation.
+    pub stop_tokens: Vec<u32>,
+    /// Jinja source of the chat template, if the model has one.
+    pub chat_template: Option<String>,
+    /// Special tokens that the template may name, e.g. `bos_token`.
+    pub special_tokens: HashMap<String, String>,
+}
+
+/// Text to token ids and back.
+pub trait TextCodec: Send + Sync {
+    /// Token ids of `text`. Special tokens written out in the text become their ids; with `add_special`, those
+    /// that the tokenizer adds by itself (BOS) come in front.
+    fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, BackendError>;
+
+    /// Text of `ids`, lossy where bytes are not UTF-8 (U+FFFD). `skip_special` leaves special tokens out.
+    fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, BackendError>;
+
+    /// Every token string with its id, added tokens included: what tokenizer_hash and vocabulary overlap use.
+    fn vocab(&self) -> HashMap<String, u32>;
+}
+
+/// Gram matrix and cross product of the embedding tables, in f64 row-major `[hidden_dim, hidden_dim]`.
+#[derive(Clone, Debug)]
+pub struct RealignmentProducts {
+    /// `E_out^T E_out`.
+    pub gram: Vec<f64>,
+    /// `E_out^T E_in`.
+    pub cross: Vec<f64>,
+}

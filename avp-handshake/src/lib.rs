@@ -1,0 +1,1 @@
+//! Agent Vector Protocol: identity, hashing, hello, resolution and the sans-IO negotiator.

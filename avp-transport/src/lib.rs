@@ -1,0 +1,1 @@
+//! Agent Vector Protocol: transports behind one set of traits.

@@ -1,0 +1,1 @@
+//! Agent Vector Protocol: version-1 frames, KV payloads and limits, without IO.

@@ -1,0 +1,1 @@
+//! Agent Vector Protocol: agents that connect, serve, think and generate.

@@ -1,0 +1,1 @@
+//! Cross-crate tests, conformance and benches of the Agent Vector Protocol workspace.
