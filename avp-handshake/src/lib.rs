@@ -1,1 +1,5 @@
 //! Agent Vector Protocol: identity, hashing, hello, resolution and the sans-IO negotiator.
+
+mod identity;
+
+pub use identity::ModelIdentity;
