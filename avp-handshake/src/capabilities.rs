@@ -1,0 +1,158 @@
+//! Our extension's entry in the capabilities of a hello.
+
+use serde_json::{Map, Value, json};
+
+use crate::Hello;
+use crate::fingerprint::Fingerprint;
+use crate::json::Json;
+use crate::message::{MessageError, wrong};
+
+/// Key of our entry in the capabilities (DESIGN.md, section 4).
+pub const EXTENSION_KEY: &str = "avp.rs";
+
+/// Version of the extension that is spoken here.
+const VERSION: u64 = 1;
+/// Keys or codecs that one hello may list, and bytes in the name of one.
+const MAX_LIST: usize = 64;
+const MAX_NAME: usize = 256;
+
+/// What a peer that speaks our extension announces:
+/// `"avp.rs": {"v": 1, "weights": HEX, "keys": [..], "codecs": [..]}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Fingerprint of the checkpoint, where it is known.
+    pub weights: Option<Fingerprint>,
+    /// Keys of the `extra` map that the peer understands; others are not sent to it.
+    pub keys: Vec<String>,
+    /// KV codecs that the peer decodes.
+    pub codecs: Vec<String>,
+}
+
+impl Capabilities {
+    /// Whether the peer understands this key of the `extra` map.
+    #[must_use]
+    pub fn has_key(&self, key: &str) -> bool {
+        self.keys.iter().any(|k| k == key)
+    }
+
+    /// Whether the peer decodes this KV codec.
+    #[must_use]
+    pub fn has_codec(&self, codec: &str) -> bool {
+        self.codecs.iter().any(|c| c == codec)
+    }
+
+    /// Reads our entry of a hello; `None` where the peer does not speak the extension, or only a version of it that
+    /// is not known here.
+    ///
+    /// # Errors
+    /// [`MessageError`] where the entry has a wrong type or lists more than 64 names.
+    pub fn from_hello(hello: &Hello) -> Result<Option<Self>, MessageError> {
+        let Some(entry) = hello.capabilities.get(EXTENSION_KEY) else { return Ok(None) };
+        let Value::Object(entry) = entry else {
+            return Err(wrong("avp.rs", "an object", &Json::from(entry)));
+        };
+        if entry.get("v").and_then(Value::as_u64) != Some(VERSION) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            weights: weights(entry)?,
+            keys: names(entry, "keys")?,
+            codecs: names(entry, "codecs")?,
+        }))
+    }
+
+    /// Puts the entry into a hello, in place of the one that it may have.
+    pub fn announce(&self, hello: &mut Hello) {
+        let mut entry = Map::new();
+        entry.insert("v".to_owned(), VERSION.into());
+        if let Some(weights) = &self.weights {
+            entry.insert("weights".to_owned(), weights.to_string().into());
+        }
+        entry.insert("keys".to_owned(), json!(self.keys));
+        entry.insert("codecs".to_owned(), json!(self.codecs));
+        hello.capabilities.insert(EXTENSION_KEY.to_owned(), Value::Object(entry));
+    }
+}
+
+fn weights(entry: &Map<String, Value>) -> Result<Option<Fingerprint>, MessageError> {
+    const EXPECTED: &str = "64 lowercase hexadecimal digits";
+    match entry.get("weights") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(value) => match value.as_str().and_then(|text| text.parse().ok()) {
+            Some(fingerprint) => Ok(Some(fingerprint)),
+            None => Err(wrong("avp.rs.weights", EXPECTED, &Json::from(value))),
+        },
+    }
+}
+
+fn names(entry: &Map<String, Value>, field: &'static str) -> Result<Vec<String>, MessageError> {
+    let Some(value) = entry.get(field) else { return Ok(Vec::new()) };
+    let Value::Array(items) = value else {
+        return Err(wrong(field, "a list of strings", &Json::from(value)));
+    };
+    if items.len() > MAX_LIST {
+        return Err(MessageError::TooMany { field, limit: MAX_LIST, actual: items.len() });
+    }
+    let name = |item: &Value| match item {
+        Value::String(name) if name.len() > MAX_NAME => {
+            Err(MessageError::TooMany { field, limit: MAX_NAME, actual: name.len() })
+        }
+        Value::String(name) => Ok(name.clone()),
+        other => Err(wrong(field, "a list of strings", &Json::from(other))),
+    };
+    items.iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(entry: Value) -> Hello {
+        let mut hello = Hello::default();
+        hello.capabilities.insert(EXTENSION_KEY.into(), entry);
+        hello
+    }
+
+    #[test]
+    fn what_is_announced_reads_back() {
+        let capabilities = Capabilities {
+            weights: Some(Fingerprint::from_bytes([0xab; 32])),
+            keys: vec!["avp.kind".into(), "avp.blake3".into()],
+            codecs: vec!["q8".into()],
+        };
+        let mut hello = Hello::default();
+        capabilities.announce(&mut hello);
+        let expected = format!(
+            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3"], "codecs": ["q8"]}}}}"#,
+            "ab".repeat(32)
+        );
+        assert!(hello.to_json().contains(&expected), "{}", hello.to_json());
+        let read = Hello::from_json(hello.to_json().as_bytes()).unwrap();
+        assert_eq!(Capabilities::from_hello(&read), Ok(Some(capabilities)));
+    }
+
+    #[test]
+    fn a_peer_without_the_extension_or_with_a_later_one_has_none() {
+        assert_eq!(Capabilities::from_hello(&Hello::default()), Ok(None));
+        assert_eq!(Capabilities::from_hello(&hello(json!({"v": 2, "keys": 7}))), Ok(None));
+        assert_eq!(Capabilities::from_hello(&hello(json!({}))), Ok(None));
+    }
+
+    #[test]
+    fn wrong_types_and_long_lists_are_errors() {
+        let many: Vec<String> = (0..65).map(|i| i.to_string()).collect();
+        for entry in [
+            json!(1),
+            json!({"v": 1, "weights": "xyz"}),
+            json!({"v": 1, "weights": "AB".repeat(32)}),
+            json!({"v": 1, "weights": 5}),
+            json!({"v": 1, "keys": "avp.pad"}),
+            json!({"v": 1, "keys": [1]}),
+            json!({"v": 1, "codecs": many}),
+            json!({"v": 1, "codecs": ["x".repeat(257)]}),
+        ] {
+            assert!(Capabilities::from_hello(&hello(entry.clone())).is_err(), "{entry}");
+        }
+    }
+}
