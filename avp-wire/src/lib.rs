@@ -1,5 +1,53 @@
 //! Agent Vector Protocol: version-1 frames, KV payloads and limits, without IO.
+//!
+//! Read [`Frame`] first: metadata and payload, with `encode` and `decode`. A transport that reads a frame in
+//! parts uses [`Header`], [`FrameHead`] and [`BufferPool`], or [`FrameDecoder`] where bytes come in any split.
+//! [`KvPayload`] is a checked view of a KV cache. [`Limits`] says what is taken from a peer, [`DecodeError`] why
+//! something is not, [`ErrorCode`] how that is called on the wire. [`ext`] is the registry of `extra` keys.
+//!
+//! Payload bytes are never copied: a decoded payload is a view of the input, an encoded frame is a small head
+//! and the payload it was given. There is no IO, no clock, no async and no `unsafe` here.
+//!
+//! The format is specified in `docs/spec/`, which comments cite; `spec-vectors/` holds its test vectors.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::as_conversions,
+        clippy::panic
+    )
+)]
+
+mod code;
+mod compression;
+mod decoder;
+mod encode;
+mod error;
+pub mod ext;
+mod frame;
+mod header;
 mod kv;
+mod limits;
+mod metadata;
+mod pool;
+mod proto;
+mod response;
+mod zstd_header;
 
-pub use kv::KvDtype;
+pub use bytes::Bytes;
+
+pub use code::{ErrorCode, Fault};
+pub use compression::Compression;
+pub use decoder::FrameDecoder;
+pub use encode::{ALIGNMENT, EncodeOptions, EncodedFrame};
+pub use error::{DecodeError, EncodeError};
+pub use frame::{Frame, FrameHead};
+pub use header::{Flags, Header, MAGIC, VERSION};
+pub use kv::{KvDtype, KvError, KvHeader, KvPayload};
+pub use limits::{Limits, Profile};
+pub use metadata::{DType, Metadata, Mode, PayloadType};
+pub use pool::{BufferPool, PooledBuf};
+pub use response::TransmitResponse;

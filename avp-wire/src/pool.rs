@@ -1,0 +1,194 @@
+//! Recycled, aligned, already faulted buffers.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::encode::ALIGNMENT;
+
+const PAGE: usize = 4096;
+/// Buffers are made in steps of this, so that payloads of similar length share them.
+const STEP: usize = 64 << 10;
+
+/// A pool of payload buffers. Cloning gives another handle on the same pool.
+///
+/// Fresh pages cost several times a copy to warm memory, so buffers come back here when the last view of them
+/// is dropped, up to a budget of bytes kept. Contents of a buffer are unspecified: write all of it.
+///
+/// ```
+/// use avp_wire::{BufferPool, KvDtype, KvHeader};
+///
+/// let pool = BufferPool::new(64 << 20);
+/// let header = KvHeader { num_layers: 1, num_kv_heads: 1, head_dim: 2, seq_len: 1, dtype: KvDtype::F32 };
+/// let mut buffer = pool.get(header.payload_len().unwrap(), KvHeader::SIZE);
+/// let planes = header.write_to(&mut buffer).unwrap();
+/// assert_eq!(planes.as_ptr().align_offset(64), 0);
+/// planes.fill(0);
+/// let payload: bytes::Bytes = buffer.freeze();
+/// # assert_eq!(payload.len(), 17 + 16);
+/// ```
+#[derive(Clone)]
+pub struct BufferPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    budget: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Longest unused first.
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl BufferPool {
+    /// A pool that keeps at most `budget` bytes of buffers that nobody uses.
+    #[must_use]
+    pub fn new(budget: usize) -> Self {
+        Self { shared: Arc::new(Shared { budget, kept: Mutex::default() }) }
+    }
+
+    /// A buffer of `len` bytes whose byte at `aligned_at` is 64-byte aligned: 17 for KV payloads
+    /// ([`KvHeader::SIZE`](crate::KvHeader::SIZE)), 0 for others. All of its pages are faulted in.
+    #[must_use]
+    pub fn get(&self, len: usize, aligned_at: usize) -> PooledBuf {
+        self.take(len, aligned_at, true)
+    }
+
+    /// As [`get`](Self::get), but memory that is not recycled is only reserved: pages come as they are written.
+    /// For receiving, where a length is a peer's word until its bytes arrive.
+    #[must_use]
+    pub fn get_unfaulted(&self, len: usize, aligned_at: usize) -> PooledBuf {
+        self.take(len, aligned_at, false)
+    }
+
+    /// Bytes of unused buffers that are kept now.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
+    fn take(&self, len: usize, aligned_at: usize, fault: bool) -> PooledBuf {
+        let needed = len.saturating_add(ALIGNMENT);
+        let storage = self.shared.lock().take(needed).unwrap_or_else(|| fresh(needed, fault));
+        let offset = storage.as_ptr().wrapping_add(aligned_at).align_offset(ALIGNMENT);
+        PooledBuf { storage, offset, len, pool: Arc::clone(&self.shared) }
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferPool")
+            .field("budget", &self.shared.budget)
+            .field("kept", &self.kept_bytes())
+            .finish()
+    }
+}
+
+fn fresh(needed: usize, fault: bool) -> Vec<u8> {
+    // Zeroed by the allocator, which for large buffers means pages that are not there yet.
+    let mut storage = vec![0; needed.checked_next_multiple_of(STEP).unwrap_or(needed)];
+    if fault {
+        for byte in storage.iter_mut().step_by(PAGE) {
+            // Not zero, or the store could be seen as saying nothing new.
+            *byte = 1;
+        }
+    }
+    storage
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, storage: Vec<u8>) {
+        if storage.len() > self.budget {
+            return;
+        }
+        let mut kept = self.lock();
+        let mut dropped = Vec::new();
+        while kept.bytes.saturating_add(storage.len()) > self.budget && !kept.buffers.is_empty() {
+            let old = kept.buffers.remove(0);
+            kept.bytes -= old.len();
+            dropped.push(old);
+        }
+        kept.bytes += storage.len();
+        kept.buffers.push(storage);
+        // Memory goes back to the system outside the lock.
+        drop(kept);
+        drop(dropped);
+    }
+}
+
+impl Kept {
+    /// The smallest buffer that is long enough, unless it is so much longer that it is worth keeping.
+    fn take(&mut self, needed: usize) -> Option<Vec<u8>> {
+        let most = needed.saturating_mul(4).max(STEP);
+        let fits = |len: usize| (needed..=most).contains(&len);
+        let candidates = self.buffers.iter().enumerate().filter(|(_, buffer)| fits(buffer.len()));
+        let (index, _) = candidates.min_by_key(|(_, buffer)| buffer.len())?;
+        let storage = self.buffers.remove(index);
+        self.bytes -= storage.len();
+        Some(storage)
+    }
+}
+
+/// A buffer from a [`BufferPool`], to be written and frozen. It goes back when it, or the last view of what it
+/// was frozen to, is dropped.
+pub struct PooledBuf {
+    storage: Vec<u8>,
+    offset: usize,
+    len: usize,
+    pool: Arc<Shared>,
+}
+
+impl PooledBuf {
+    /// Shares the buffer as `Bytes`, without a copy.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+
+    /// Cuts the buffer to its first `len` bytes; longer than it is changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Deref for PooledBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.storage.get(self.offset..self.offset.saturating_add(self.len)).unwrap_or_default()
+    }
+}
+
+impl DerefMut for PooledBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.storage.get_mut(self.offset..self.offset.saturating_add(self.len)).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for PooledBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for PooledBuf {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.storage));
+    }
+}
+
+impl fmt::Debug for PooledBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledBuf").field("len", &self.len).finish_non_exhaustive()
+    }
+}
