@@ -31,7 +31,7 @@ pub use hello::{AVP_VERSION, Hello, MAX_HELLO_BYTES};
 pub use identity::ModelIdentity;
 pub use message::MessageError;
 pub use resolve::{
-    MIN_SHARED_TOKENS, MapLookup, Resolution, ResolutionPath, ResolveOptions, SessionMode, Verification,
+    MIN_SHARED_TOKENS, MapLookup, Resolution, ResolutionPath, ResolveOptions, Verification,
     VerificationPolicy, count_shared_tokens, resolve,
 };
 pub use text::{MAX_TEXT_BYTES, TextMessage};

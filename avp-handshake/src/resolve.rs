@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use avp_wire::Mode;
+
 use crate::ModelIdentity;
 use crate::fingerprint::Fingerprint;
 
@@ -41,8 +43,8 @@ impl<F: Fn(&str, &str) -> bool> MapLookup for F {
 /// What two peers agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolution {
-    /// Latent or text.
-    pub mode: SessionMode,
+    /// How the session talks: contexts and distributions, or text only.
+    pub mode: Mode,
     /// Names the projection where one is needed, else empty; goes into `avp_map_id`. It may hold text of the peer:
     /// it is an id to compare, never a path.
     pub map_id: String,
@@ -58,15 +60,6 @@ impl Resolution {
     pub fn same_model(&self) -> bool {
         matches!(self.path, ResolutionPath::HashMatch | ResolutionPath::StructuralMatch)
     }
-}
-
-/// How a session talks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SessionMode {
-    /// Contexts or distributions are handed over.
-    Latent,
-    /// Only text is.
-    Json,
 }
 
 /// The rule of WIRE.md, section 3, that decided.
@@ -164,8 +157,8 @@ pub fn resolve(local: &ModelIdentity, remote: &ModelIdentity, options: &ResolveO
         None => projection(local, remote, options),
     };
     let mode = match path {
-        ResolutionPath::JsonFallback => SessionMode::Json,
-        _ => SessionMode::Latent,
+        ResolutionPath::JsonFallback => Mode::Json,
+        _ => Mode::Latent,
     };
     Resolution { mode, map_id, path, verification }
 }

@@ -1,5 +1,13 @@
 //! Fingerprints of checkpoints: what `avp.weights` names (DESIGN.md, section 4).
 
+mod cache;
+mod header;
+mod safetensors;
+
+pub use cache::FingerprintCache;
+pub use header::HeaderError;
+pub use safetensors::FingerprintError;
+
 use std::fmt;
 use std::str::FromStr;
 

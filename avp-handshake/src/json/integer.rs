@@ -35,10 +35,10 @@ impl Integer {
         if self.negative { None } else { self.digits.parse().ok() }
     }
 
-    /// Whether the value is above zero.
+    /// The value as u64, where it fits.
     #[must_use]
-    pub fn is_positive(&self) -> bool {
-        !self.negative && self.digits != "0"
+    pub fn to_u64(&self) -> Option<u64> {
+        if self.negative { None } else { self.digits.parse().ok() }
     }
 }
 

@@ -1,4 +1,5 @@
-use avp_handshake::{ResolveOptions, SessionMode, count_shared_tokens, resolve};
+use avp_handshake::{ResolveOptions, count_shared_tokens, resolve};
+use avp_wire::Mode;
 use serde_json::Value;
 
 use crate::{cases, identity, text};
@@ -14,8 +15,8 @@ fn the_six_rules_decide_as_the_sdk_does() {
             ResolveOptions { maps: Some(&maps), shared_tokens: shared(&case), ..ResolveOptions::default() };
         let resolution = resolve(&identity(&case["local"]), &identity(&case["remote"]), &options);
         let mode = match case["mode"].as_u64().unwrap() {
-            0 => SessionMode::Latent,
-            _ => SessionMode::Json,
+            0 => Mode::Latent,
+            _ => Mode::Json,
         };
         assert_eq!(resolution.mode, mode, "{}", case["name"]);
         assert_eq!(resolution.map_id, text(&case, "avp_map_id"), "{}", case["name"]);
