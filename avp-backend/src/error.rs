@@ -50,6 +50,16 @@ pub enum BackendError {
         /// Given number.
         got: usize,
     },
+    /// A token id that the model has no row for.
+    #[error(
+        "token id {id} is not below the model's vocabulary size {vocab_size}; is the tokenizer another model's?"
+    )]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Rows of the model's embedding table.
+        vocab_size: usize,
+    },
     /// A KV range outside of the cache.
     #[error("layers {layers:?} by tokens {tokens:?} are not within {num_layers} layers by {num_tokens} tokens")]
     KvRange {
