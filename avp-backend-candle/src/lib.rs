@@ -1,1 +1,30 @@
-//! Agent Vector Protocol: safetensors models on candle.
+//! Safetensors models on candle: the engine behind [`avp_backend::Backend`] that runs Hugging Face folders.
+//!
+//! [`CandleBackend::load`] takes a folder (`config.json`, `tokenizer.json`, `*.safetensors`) or a hub id and
+//! [`LoadOptions`]; what comes back is used through the traits of `avp-backend`.
+//!
+//! Architectures: Llama 2 and 3, Mistral, Qwen2/2.5, Qwen3, Gemma 2 and Gemma 3 (text). Types: f32, f16 and
+//! bf16 for weights and KV cache; on the CPU activations are f32 whatever the weights are.
+//!
+//! The decoder is this crate's own, because candle-transformers keeps its caches private: here keys and values
+//! lie in preallocated tensors `[1, kv_heads, capacity, head_dim]` per layer, appended in place, copied on the
+//! first write after a fork, and exported and imported as canonical KV without intermediate tensors.
+
+mod backend;
+mod cache;
+mod canonical;
+mod codec;
+mod config;
+mod decoder;
+mod error;
+mod folder;
+mod hub;
+mod kernels;
+mod mmap;
+mod options;
+mod sequence;
+mod vocabulary;
+mod weights;
+
+pub use backend::CandleBackend;
+pub use options::{Device, LoadOptions, LoadProgress, ProgressFn};

@@ -1,0 +1,161 @@
+//! A loaded model: [`CandleBackend`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use avp_backend::{Backend, BackendError, ModelInfo, RealignmentProducts, Sequence, TextCodec, TokenMix};
+use avp_handshake::{ModelIdentity, tokenizer_hash};
+use avp_wire::KvDtype;
+use candle_core::DType;
+
+use crate::codec::HfCodec;
+use crate::config::DecoderConfig;
+use crate::config::json::{invalid, read_file, read_object};
+use crate::decoder::Decoder;
+use crate::error::engine;
+use crate::folder::{ChatFiles, required};
+use crate::options::{Device, LoadOptions};
+use crate::sequence::CandleSequence;
+use crate::vocabulary;
+use crate::weights::{Shards, Weights};
+
+/// A safetensors model on candle.
+#[derive(Debug)]
+pub struct CandleBackend {
+    model: Arc<Decoder>,
+    codec: HfCodec,
+    info: ModelInfo,
+}
+
+impl CandleBackend {
+    /// Loads a Hugging Face model folder, or a model of the hub by its id (`Qwen/Qwen2.5-0.5B`), which is
+    /// downloaded first unless it is cached. A folder of that name wins.
+    ///
+    /// # Errors
+    /// What is missing, wrong or not supported in the model's files, by file and key; what the hub answered.
+    pub fn load(model: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, BackendError> {
+        let model = model.as_ref();
+        if model.is_dir() {
+            return Self::load_folder(model, options);
+        }
+        if model.is_file() {
+            let problem = "is a file; give the Hugging Face model folder that holds config.json";
+            return Err(invalid(model, problem));
+        }
+        crate::hub::load(model, options)
+    }
+
+    /// Loads a Hugging Face model folder.
+    pub(crate) fn load_folder(folder: &Path, options: &LoadOptions) -> Result<Self, BackendError> {
+        let config_path = required(folder, "config.json")?;
+        let config = DecoderConfig::parse(&config_path, &read_object(&config_path)?)?;
+        let tokenizer_path = required(folder, "tokenizer.json")?;
+        let device = open_device(options.device)?;
+        let dtype = options.dtype.unwrap_or(KvDtype::F32);
+
+        let codec = HfCodec::load(&tokenizer_path)?;
+        let chat = ChatFiles::load(folder, &codec, &config.eos)?;
+        let identity = identity(folder, &config_path, &config, &codec, options)?;
+        let shards = Shards::open(folder)?;
+        let weights = Weights::new(&shards, candle_dtype(dtype), &device, options.progress.clone())?;
+        let model = Decoder::load(config, weights, candle_dtype(dtype), &device)?;
+        let info = ModelInfo {
+            identity,
+            weights: None,
+            source: folder.to_path_buf(),
+            num_heads: model.config.heads,
+            vocab_size: model.config.vocab,
+            max_positions: model.config.max_positions,
+            tied_embeddings: model.config.tied,
+            dtype,
+            device: device_name(options.device),
+            stop_tokens: chat.stop_tokens,
+            chat_template: chat.chat_template,
+            special_tokens: chat.special_tokens,
+        };
+        Ok(Self { model: Arc::new(model), codec, info })
+    }
+}
+
+impl Backend for CandleBackend {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn codec(&self) -> &dyn TextCodec {
+        &self.codec
+    }
+
+    fn new_sequence(&self, capacity: usize) -> Result<Box<dyn Sequence>, BackendError> {
+        Ok(Box::new(CandleSequence::new(Arc::clone(&self.model), capacity)?))
+    }
+
+    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, BackendError> {
+        vocabulary::logits(&self.model, hidden)
+    }
+
+    fn embed_mix(&self, mixes: &[TokenMix<'_>]) -> Result<Vec<f32>, BackendError> {
+        vocabulary::embed_mix(&self.model, mixes)
+    }
+
+    fn mean_embedding_norm(&self) -> Result<f32, BackendError> {
+        vocabulary::mean_embedding_norm(&self.model).map_err(engine)
+    }
+
+    fn realignment_products(&self) -> Result<RealignmentProducts, BackendError> {
+        vocabulary::realignment_products(&self.model).map_err(engine)
+    }
+}
+
+fn candle_dtype(dtype: KvDtype) -> DType {
+    match dtype {
+        KvDtype::F32 => DType::F32,
+        KvDtype::F16 => DType::F16,
+        KvDtype::Bf16 => DType::BF16,
+    }
+}
+
+fn open_device(device: Device) -> Result<candle_core::Device, BackendError> {
+    match device {
+        Device::Cpu => Ok(candle_core::Device::Cpu),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => candle_core::Device::new_cuda(ordinal).map_err(engine),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(ordinal) => Err(BackendError::Unsupported {
+            what: format!("device cuda:{ordinal} in a build without the feature `cuda`"),
+            supported: "cpu".to_owned(),
+        }),
+    }
+}
+
+fn device_name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".to_owned(),
+        Device::Cuda(ordinal) => format!("cuda:{ordinal}"),
+    }
+}
+
+/// The identity of `config.json`, with the dimensions as this engine computes them.
+fn identity(
+    folder: &Path,
+    config_path: &Path,
+    config: &DecoderConfig,
+    codec: &HfCodec,
+    options: &LoadOptions,
+) -> Result<ModelIdentity, BackendError> {
+    let mut identity = ModelIdentity::from_config_json(&read_file(config_path)?)
+        .map_err(|e| invalid(config_path, e.to_string()))?;
+    let dimension = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    identity.hidden_dim = dimension(config.hidden);
+    identity.num_layers = dimension(config.layers.len());
+    identity.num_kv_heads = dimension(config.kv_heads);
+    identity.head_dim = dimension(config.head_dim);
+    identity.tokenizer_hash = tokenizer_hash(codec.vocab());
+    if let Some(id) = &options.model_id {
+        identity.model_id.clone_from(id);
+    } else if identity.model_id.is_empty() {
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        identity.model_id = name.to_string_lossy().into_owned();
+    }
+    Ok(identity)
+}

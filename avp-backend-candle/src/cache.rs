@@ -1,0 +1,150 @@
+//! The KV cache of one sequence: preallocated, appended in place, shared between forks until one writes.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+/// Sizes of a cache.
+#[derive(Clone, Debug)]
+pub(crate) struct CacheShape {
+    pub(crate) layers: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) dtype: DType,
+    pub(crate) device: Device,
+}
+
+/// Keys and values of one layer, each `[1, kv_heads, capacity, head_dim]`.
+///
+/// The tensors of a `LayerKv` are written in place, so they are never handed out but as views that live within
+/// one call.
+#[derive(Debug)]
+pub(crate) struct LayerKv {
+    pub(crate) k: Tensor,
+    pub(crate) v: Tensor,
+}
+
+impl LayerKv {
+    fn zeros(shape: &CacheShape, capacity: usize) -> Result<Self> {
+        let dims = (1, shape.kv_heads, capacity, shape.head_dim);
+        probe(shape, capacity)?;
+        Ok(Self {
+            k: Tensor::zeros(dims, shape.dtype, &shape.device)?,
+            v: Tensor::zeros(dims, shape.dtype, &shape.device)?,
+        })
+    }
+
+    /// A copy with room for `capacity` positions, of which the first `used` are taken over.
+    fn copied(&self, shape: &CacheShape, capacity: usize, used: usize) -> Result<Self> {
+        let new = Self::zeros(shape, capacity)?;
+        if used > 0 {
+            new.k.slice_set(&self.k.narrow(2, 0, used)?.contiguous()?, 2, 0)?;
+            new.v.slice_set(&self.v.narrow(2, 0, used)?.contiguous()?, 2, 0)?;
+        }
+        Ok(new)
+    }
+}
+
+/// Asks for the memory of a cache first, since a failed allocation inside of candle would abort.
+fn probe(shape: &CacheShape, capacity: usize) -> Result<()> {
+    let bytes = [shape.kv_heads, shape.head_dim, shape.dtype.size_in_bytes()]
+        .into_iter()
+        .try_fold(capacity, usize::checked_mul);
+    let fits = bytes.is_some_and(|b| Vec::<u8>::new().try_reserve_exact(b).is_ok());
+    if !fits {
+        candle_core::bail!("no memory for a KV cache of {capacity} tokens; ask for fewer");
+    }
+    Ok(())
+}
+
+/// The KV cache of all layers.
+#[derive(Clone, Debug)]
+pub(crate) struct KvCache {
+    shape: CacheShape,
+    layers: Vec<Arc<LayerKv>>,
+    /// Positions that each layer holds; at least [`len`](Self::len), more while an import is under way.
+    filled: Vec<usize>,
+    len: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// An empty cache with room for `capacity` positions.
+    pub(crate) fn new(shape: CacheShape, capacity: usize) -> Result<Self> {
+        let layers = (0..shape.layers).map(|_| LayerKv::zeros(&shape, capacity).map(Arc::new));
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        Ok(Self { filled: vec![0; layers.len()], layers, shape, len: 0, capacity })
+    }
+
+    pub(crate) fn shape(&self) -> &CacheShape {
+        &self.shape
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes room for `total` positions, now and in every layer.
+    pub(crate) fn grow(&mut self, total: usize) -> Result<()> {
+        if total <= self.capacity {
+            return Ok(());
+        }
+        let grown = |(layer, filled): (&Arc<LayerKv>, &usize)| {
+            layer.copied(&self.shape, total, *filled).map(Arc::new)
+        };
+        self.layers = self.layers.iter().zip(&self.filled).map(grown).collect::<Result<Vec<_>>>()?;
+        self.capacity = total;
+        Ok(())
+    }
+
+    /// Positions that layer `index` holds.
+    pub(crate) fn filled(&self, index: usize) -> usize {
+        self.filled.get(index).copied().unwrap_or(0)
+    }
+
+    /// Layer `index` for reading.
+    pub(crate) fn layer(&self, index: usize) -> Result<&LayerKv> {
+        match self.layers.get(index) {
+            Some(layer) => Ok(layer),
+            None => candle_core::bail!("layer {index} of {}", self.layers.len()),
+        }
+    }
+
+    /// Layer `index` for writing: its own copy if forks share it.
+    pub(crate) fn layer_mut(&mut self, index: usize) -> Result<&LayerKv> {
+        let (used, capacity) = (self.filled(index), self.capacity);
+        let Some(layer) = self.layers.get_mut(index) else {
+            candle_core::bail!("layer {index} is out of range");
+        };
+        if Arc::get_mut(layer).is_none() {
+            *layer = Arc::new(layer.copied(&self.shape, capacity, used)?);
+        }
+        Ok(layer)
+    }
+
+    /// Writes keys and values `[1, kv_heads, n, head_dim]` of layer `index` at position `at`. The length stays
+    /// until [`set_len`](Self::set_len).
+    pub(crate) fn write(&mut self, index: usize, at: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+        let layer = self.layer_mut(index)?;
+        layer.k.slice_set(&k.contiguous()?, 2, at)?;
+        layer.v.slice_set(&v.contiguous()?, 2, at)
+    }
+
+    /// Every layer now holds `len` positions and no more.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        self.len = len;
+        self.filled.fill(len);
+    }
+
+    /// Layer `index` holds at least `end` positions; the cache is as long as its shortest layer.
+    pub(crate) fn fill(&mut self, index: usize, end: usize) {
+        if let Some(filled) = self.filled.get_mut(index) {
+            *filled = end.max(*filled);
+        }
+        self.len = self.filled.iter().copied().min().unwrap_or(0);
+    }
+}

@@ -1,0 +1,223 @@
+//! Canonical KV bytes, `[layer][K, V][kv_head][token][head_dim]`, straight from and into the cache.
+
+use avp_backend::{BackendError, KvRange};
+use avp_wire::KvDtype;
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::cache::{CacheShape, KvCache};
+use crate::error::engine;
+
+#[cfg(target_endian = "big")]
+compile_error!("canonical KV is little-endian and copied as it lies in memory");
+
+/// Type of canonical KV that a cache of `dtype` exports.
+pub(crate) fn kv_dtype(dtype: DType) -> KvDtype {
+    match dtype {
+        DType::F16 => KvDtype::F16,
+        DType::BF16 => KvDtype::Bf16,
+        _ => KvDtype::F32,
+    }
+}
+
+/// Writes `range` of `cache` to `out`.
+pub(crate) fn export(
+    cache: &KvCache,
+    range: &KvRange,
+    out: &mut [u8],
+) -> std::result::Result<(), BackendError> {
+    check_range(cache, range, cache.len())?;
+    let half = tensor_bytes(cache.shape(), range, kv_dtype(cache.shape().dtype))?;
+    check_length("bytes of a KV export", half, range, out.len())?;
+    if half == 0 {
+        return Ok(());
+    }
+    let tensors = out.par_chunks_exact_mut(half).enumerate();
+    let copied: Result<()> = tensors
+        .map(|(i, out)| {
+            let layer = cache.layer(range.layers.start + i / 2)?;
+            export_tensor(if i % 2 == 0 { &layer.k } else { &layer.v }, range, out)
+        })
+        .collect();
+    copied.map_err(engine)
+}
+
+/// Copies the tokens of `range` from `tensor [1, kv_heads, capacity, head_dim]` to `out`.
+fn export_tensor(tensor: &Tensor, range: &KvRange, out: &mut [u8]) -> Result<()> {
+    if !tensor.device().is_cpu() {
+        let tokens = tensor.narrow(2, range.tokens.start, range.tokens.len())?;
+        let tokens = tokens.to_device(&candle_core::Device::Cpu)?.contiguous()?;
+        let all = KvRange { layers: range.layers.clone(), tokens: 0..range.tokens.len() };
+        return export_tensor(&tokens, &all, out);
+    }
+    let (_, kv_heads, capacity, head_dim) = tensor.dims4()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("a KV cache on an unknown device") };
+    let from = layout.start_offset();
+    let size = tensor.dtype().size_in_bytes();
+    let bytes: &[u8] = match storage {
+        CpuStorage::F32(v) => bytemuck::cast_slice(v),
+        CpuStorage::F16(v) => bytemuck::cast_slice(v),
+        CpuStorage::BF16(v) => bytemuck::cast_slice(v),
+        _ => candle_core::bail!("a KV cache of an unexpected type"),
+    };
+    let run = range.tokens.len() * head_dim * size;
+    for (head, out) in (0..kv_heads).zip(out.chunks_exact_mut(run)) {
+        let at = (from + (head * capacity + range.tokens.start) * head_dim) * size;
+        match bytes.get(at..at + run) {
+            Some(run) => out.copy_from_slice(run),
+            None => candle_core::bail!("a KV cache shorter than its shape"),
+        }
+    }
+    Ok(())
+}
+
+/// Checks an import before anything is allocated for it.
+pub(crate) fn check_import(
+    cache: &KvCache,
+    range: &KvRange,
+    dtype: KvDtype,
+    bytes: usize,
+) -> std::result::Result<(), BackendError> {
+    // What a layer holds must stay without a gap; how far the import reaches beyond is not limited here.
+    let reach = range.layers.clone().map(|layer| cache.filled(layer)).min().unwrap_or(cache.len());
+    check_range(cache, range, if range.tokens.start <= reach { usize::MAX } else { reach })?;
+    check_length("bytes of a KV import", tensor_bytes(cache.shape(), range, dtype)?, range, bytes)
+}
+
+/// Writes canonical `bytes` of `range` into `cache`, which must have room for it, after
+/// [`check_import`] allowed it.
+pub(crate) fn import(
+    cache: &mut KvCache,
+    range: &KvRange,
+    dtype: KvDtype,
+    bytes: &[u8],
+) -> std::result::Result<(), BackendError> {
+    let half = tensor_bytes(cache.shape(), range, dtype)?;
+    if half == 0 {
+        return Ok(());
+    }
+    for (layer, bytes) in range.layers.clone().zip(bytes.chunks_exact(half.saturating_mul(2))) {
+        let (k, v) = bytes.split_at(half);
+        let target = cache.layer_mut(layer).map_err(engine)?;
+        for (tensor, bytes) in [(&target.k, k), (&target.v, v)] {
+            import_tensor(tensor, range, dtype, bytes).map_err(engine)?;
+        }
+        cache.fill(layer, range.tokens.end);
+    }
+    Ok(())
+}
+
+fn import_tensor(tensor: &Tensor, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<()> {
+    if tensor.device().is_cpu() {
+        return tensor.inplace_op1(&WriteRuns { range, dtype, bytes });
+    }
+    let (_, kv_heads, _, head_dim) = tensor.dims4()?;
+    let host_type = match dtype {
+        KvDtype::F32 => DType::F32,
+        KvDtype::F16 => DType::F16,
+        KvDtype::Bf16 => DType::BF16,
+    };
+    let shape = [1, kv_heads, range.tokens.len(), head_dim];
+    let host = Tensor::from_raw_buffer(bytes, host_type, &shape, &candle_core::Device::Cpu)?;
+    tensor.slice_set(&host.to_device(tensor.device())?.to_dtype(tensor.dtype())?, 2, range.tokens.start)
+}
+
+/// Writes the runs of each head into a cache tensor `[1, kv_heads, capacity, head_dim]`.
+struct WriteRuns<'a> {
+    range: &'a KvRange,
+    dtype: KvDtype,
+    bytes: &'a [u8],
+}
+
+impl InplaceOp1 for WriteRuns<'_> {
+    fn name(&self) -> &'static str {
+        "import-kv"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match storage {
+            CpuStorage::F32(v) => self.write(v, layout, KvDtype::F32, |x| x),
+            CpuStorage::F16(v) => self.write(v, layout, KvDtype::F16, f16::from_f32),
+            CpuStorage::BF16(v) => self.write(v, layout, KvDtype::Bf16, bf16::from_f32),
+            _ => candle_core::bail!("a KV cache of an unexpected type"),
+        }
+    }
+}
+
+impl WriteRuns<'_> {
+    fn write<T: bytemuck::Pod>(
+        &self,
+        values: &mut [T],
+        layout: &Layout,
+        own: KvDtype,
+        convert: impl Fn(f32) -> T,
+    ) -> Result<()> {
+        let (_, kv_heads, capacity, head_dim) = layout.shape().dims4()?;
+        let run = self.range.tokens.len() * head_dim;
+        for (head, source) in (0..kv_heads).zip(self.bytes.chunks_exact(run * self.dtype.size())) {
+            let at = layout.start_offset() + (head * capacity + self.range.tokens.start) * head_dim;
+            let Some(target) = values.get_mut(at..at + run) else {
+                candle_core::bail!("a KV import beyond the cache");
+            };
+            if self.dtype == own {
+                bytemuck::cast_slice_mut(target).copy_from_slice(source);
+                continue;
+            }
+            match self.dtype {
+                KvDtype::F32 => assign(target, source, |b| convert(f32::from_le_bytes(b))),
+                KvDtype::F16 => assign(target, source, |b| convert(f16::from_le_bytes(b).to_f32())),
+                KvDtype::Bf16 => assign(target, source, |b| convert(bf16::from_le_bytes(b).to_f32())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn assign<T, const N: usize>(target: &mut [T], source: &[u8], convert: impl Fn([u8; N]) -> T) {
+    for (t, s) in target.iter_mut().zip(source.as_chunks::<N>().0) {
+        *t = convert(*s);
+    }
+}
+
+/// Bytes of the K or V tensor of one layer in `range`.
+fn tensor_bytes(
+    shape: &CacheShape,
+    range: &KvRange,
+    dtype: KvDtype,
+) -> std::result::Result<usize, BackendError> {
+    [shape.kv_heads, shape.head_dim, dtype.size()]
+        .into_iter()
+        .try_fold(range.tokens.len(), usize::checked_mul)
+        .ok_or_else(|| {
+            BackendError::Engine(format!("{} tokens overflow the address space", range.tokens.len()))
+        })
+}
+
+fn check_length(
+    what: &'static str,
+    half: usize,
+    range: &KvRange,
+    got: usize,
+) -> std::result::Result<(), BackendError> {
+    match half.checked_mul(2).and_then(|layer| layer.checked_mul(range.layers.len())) {
+        Some(expected) if expected == got => Ok(()),
+        expected => Err(BackendError::Shape { what, expected: expected.unwrap_or(usize::MAX), got }),
+    }
+}
+
+/// `range` must lie within the layers and within `tokens` positions.
+fn check_range(cache: &KvCache, range: &KvRange, tokens: usize) -> std::result::Result<(), BackendError> {
+    let layers = cache.shape().layers;
+    let within = |r: &std::ops::Range<usize>, end: usize| r.start <= r.end && r.end <= end;
+    if within(&range.layers, layers) && within(&range.tokens, tokens) {
+        return Ok(());
+    }
+    Err(BackendError::KvRange {
+        layers: range.layers.clone(),
+        tokens: range.tokens.clone(),
+        num_layers: layers,
+        num_tokens: tokens,
+    })
+}

@@ -1,0 +1,123 @@
+//! One run of tokens through a decoder.
+
+use std::sync::Arc;
+
+use avp_backend::{BackendError, Input, KvRange, Sequence};
+use avp_wire::KvDtype;
+use candle_core::Tensor;
+
+use crate::cache::KvCache;
+use crate::canonical;
+use crate::decoder::{Decoder, Keep};
+use crate::error::engine;
+
+/// A [`Sequence`] of a [`CandleBackend`](crate::CandleBackend).
+#[derive(Debug)]
+pub(crate) struct CandleSequence {
+    model: Arc<Decoder>,
+    cache: KvCache,
+}
+
+impl CandleSequence {
+    pub(crate) fn new(model: Arc<Decoder>, capacity: usize) -> Result<Self, BackendError> {
+        check_window(&model, capacity)?;
+        let cache = model.new_cache(capacity)?;
+        Ok(Self { model, cache })
+    }
+
+    /// Makes room for `total` positions; if it must grow, then by half at least, so that appending token by
+    /// token copies each position a bounded number of times.
+    fn grow(&mut self, total: usize) -> Result<(), BackendError> {
+        check_window(&self.model, total)?;
+        if total <= self.cache.capacity() {
+            return Ok(());
+        }
+        let ahead = self.cache.capacity().saturating_add(self.cache.capacity() / 2);
+        self.cache.grow(total.max(ahead).min(self.model.config.max_positions)).map_err(engine)
+    }
+
+    fn run(&mut self, input: Input<'_>, keep: Keep) -> Result<Vec<f32>, BackendError> {
+        let n = input_len(&self.model, input)?;
+        self.grow(self.cache.len().saturating_add(n))?;
+        let x: Tensor = match input {
+            Input::Tokens(ids) => self.model.embed_tokens(ids),
+            Input::Embeddings(values) => self.model.activations(values),
+        }
+        .map_err(engine)?;
+        let model = Arc::clone(&self.model);
+        model.forward(&x, &mut self.cache, keep).map_err(engine)
+    }
+}
+
+fn check_window(model: &Decoder, needed: usize) -> Result<(), BackendError> {
+    let window = model.config.max_positions;
+    if needed <= window { Ok(()) } else { Err(BackendError::ContextWindow { needed, window }) }
+}
+
+/// Number of positions of `input`, after checking it.
+fn input_len(model: &Decoder, input: Input<'_>) -> Result<usize, BackendError> {
+    let (what, n) = match input {
+        Input::Tokens(ids) => {
+            check_ids(model, ids)?;
+            ("number of input tokens", ids.len())
+        }
+        Input::Embeddings(values) => {
+            let hidden = model.config.hidden;
+            if !values.len().is_multiple_of(hidden) {
+                let expected = values.len().next_multiple_of(hidden);
+                return Err(BackendError::Shape { what: "input embeddings", expected, got: values.len() });
+            }
+            ("number of input embeddings", values.len() / hidden)
+        }
+    };
+    if n == 0 { Err(BackendError::Shape { what, expected: 1, got: 0 }) } else { Ok(n) }
+}
+
+/// Every id must name a row of the embedding table.
+pub(crate) fn check_ids(model: &Decoder, ids: &[u32]) -> Result<(), BackendError> {
+    let vocab_size = model.config.vocab;
+    match ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab_size)) {
+        Some(id) => Err(BackendError::TokenId { id: *id, vocab_size }),
+        None => Ok(()),
+    }
+}
+
+impl Sequence for CandleSequence {
+    fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    fn reserve(&mut self, additional: usize) -> Result<(), BackendError> {
+        self.grow(self.cache.len().saturating_add(additional))
+    }
+
+    fn forward(&mut self, input: Input<'_>) -> Result<Vec<f32>, BackendError> {
+        self.run(input, Keep::Last)
+    }
+
+    fn forward_all(&mut self, input: Input<'_>) -> Result<Vec<f32>, BackendError> {
+        self.run(input, Keep::All)
+    }
+
+    fn kv_dtype(&self) -> KvDtype {
+        canonical::kv_dtype(self.model.dtype)
+    }
+
+    fn export_kv(&self, range: &KvRange, out: &mut [u8]) -> Result<(), BackendError> {
+        canonical::export(&self.cache, range, out)
+    }
+
+    fn import_kv(&mut self, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<(), BackendError> {
+        canonical::check_import(&self.cache, range, dtype, bytes.len())?;
+        self.grow(range.tokens.end)?;
+        canonical::import(&mut self.cache, range, dtype, bytes)
+    }
+
+    fn fork(&self) -> Result<Box<dyn Sequence>, BackendError> {
+        Ok(Box::new(Self { model: Arc::clone(&self.model), cache: self.cache.clone() }))
+    }
+}

@@ -1,0 +1,130 @@
+//! Products with the embedding tables: logits, mixed embeddings, what realignment is solved from.
+
+use avp_backend::{BackendError, RealignmentProducts, TokenMix};
+use candle_core::{DType, Device, Result, Storage, Tensor};
+
+use crate::decoder::{Decoder, product};
+use crate::error::engine;
+use crate::kernels::{Values, mix_dense, mix_sparse};
+use crate::sequence::check_ids;
+
+/// Table rows per step of a pass over a whole table.
+const BLOCK_ROWS: usize = 4096;
+
+/// Logits `[n, vocab]` of `hidden [n, hidden]`.
+pub(crate) fn logits(model: &Decoder, hidden: &[f32]) -> std::result::Result<Vec<f32>, BackendError> {
+    let width = model.config.hidden;
+    if !hidden.len().is_multiple_of(width) {
+        let expected = hidden.len().next_multiple_of(width);
+        return Err(BackendError::Shape { what: "hidden states", expected, got: hidden.len() });
+    }
+    if hidden.is_empty() {
+        return Ok(Vec::new());
+    }
+    let compute = || {
+        let mut logits = product(&model.activations(hidden)?, model.head())?.to_dtype(DType::F32)?;
+        if let Some(cap) = model.config.logit_softcap.map(f64::from) {
+            logits = ((logits / cap)?.tanh()? * cap)?;
+        }
+        logits.flatten_all()?.to_vec1()
+    };
+    compute().map_err(engine)
+}
+
+/// One weighted sum of input embeddings per mix, `[mixes, hidden]`.
+pub(crate) fn embed_mix(
+    model: &Decoder,
+    mixes: &[TokenMix<'_>],
+) -> std::result::Result<Vec<f32>, BackendError> {
+    for mix in mixes {
+        check_mix(model, mix)?;
+    }
+    let mut out = Vec::with_capacity(mixes.len().saturating_mul(model.config.hidden));
+    for mix in mixes {
+        out.append(&mut one_mix(model, mix).map_err(engine)?);
+    }
+    if let Some(scale) = model.embed_scale() {
+        out.iter_mut().for_each(|x| *x *= scale);
+    }
+    Ok(out)
+}
+
+fn check_mix(model: &Decoder, mix: &TokenMix<'_>) -> std::result::Result<(), BackendError> {
+    let (what, expected, got) = match mix {
+        TokenMix::Sparse { ids, weights } => {
+            check_ids(model, ids)?;
+            ("weights of a sparse mix", ids.len(), weights.len())
+        }
+        TokenMix::Dense(weights) => {
+            ("weights of a dense mix", weights.len().min(model.config.vocab), weights.len())
+        }
+    };
+    if expected == got { Ok(()) } else { Err(BackendError::Shape { what, expected, got }) }
+}
+
+fn one_mix(model: &Decoder, mix: &TokenMix<'_>) -> Result<Vec<f32>> {
+    let dim = model.config.hidden;
+    let (storage, layout) = model.embed.storage_and_layout();
+    if let Storage::Cpu(table) = &*storage {
+        let table = Values::new(table, layout)?;
+        return Ok(match mix {
+            TokenMix::Sparse { ids, weights } => mix_sparse(&table, dim, ids, weights),
+            TokenMix::Dense(weights) => mix_dense(&table, dim, weights),
+        });
+    }
+    drop(storage);
+    let (rows, weights) = match mix {
+        TokenMix::Sparse { ids: [], .. } | TokenMix::Dense([]) => return Ok(vec![0.0; dim]),
+        TokenMix::Sparse { ids, weights } => {
+            let ids = Tensor::from_slice(ids, ids.len(), &model.device)?;
+            (model.embed.index_select(&ids, 0)?.to_dtype(DType::F32)?, weights)
+        }
+        TokenMix::Dense(weights) => (model.embed.narrow(0, 0, weights.len())?, weights),
+    };
+    let weights = Tensor::from_slice(weights, (1, weights.len()), &model.device)?.to_dtype(rows.dtype())?;
+    weights.matmul(&rows)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
+
+/// Rows `start..` of `table`, at most [`BLOCK_ROWS`], in f32 on the CPU.
+fn block(table: &Tensor, start: usize) -> Result<Tensor> {
+    let rows = BLOCK_ROWS.min(table.dim(0)?.saturating_sub(start));
+    table.narrow(0, start, rows)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)
+}
+
+/// Mean L2 norm of the input embeddings, as layer 0 takes them.
+pub(crate) fn mean_embedding_norm(model: &Decoder) -> Result<f32> {
+    let mut sum = 0f64;
+    for start in (0..model.config.vocab).step_by(BLOCK_ROWS) {
+        let norms = block(&model.embed, start)?.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?;
+        sum += norms.into_iter().map(f64::from).sum::<f64>();
+    }
+    let scale = f64::from(model.embed_scale().unwrap_or(1.0));
+    Ok((sum / model.config.vocab as f64 * scale) as f32)
+}
+
+/// `E_out^T E_out` and `E_out^T E_in`: products of row blocks in f32, summed in f64.
+pub(crate) fn realignment_products(model: &Decoder) -> Result<RealignmentProducts> {
+    let dim = model.config.hidden;
+    let (mut gram, mut cross) = (vec![0f64; dim * dim], vec![0f64; dim * dim]);
+    for start in (0..model.config.vocab).step_by(BLOCK_ROWS) {
+        let output = block(model.head(), start)?;
+        let transposed = output.t()?;
+        add(&mut gram, &transposed.matmul(&output)?)?;
+        if !model.config.tied {
+            add(&mut cross, &transposed.matmul(&block(&model.embed, start)?)?)?;
+        }
+    }
+    if model.config.tied {
+        cross.clone_from(&gram);
+    }
+    let scale = f64::from(model.embed_scale().unwrap_or(1.0));
+    cross.iter_mut().for_each(|x| *x *= scale);
+    Ok(RealignmentProducts { gram, cross })
+}
+
+fn add(sum: &mut [f64], block: &Tensor) -> Result<()> {
+    for (s, x) in sum.iter_mut().zip(block.flatten_all()?.to_vec1::<f32>()?) {
+        *s += f64::from(x);
+    }
+    Ok(())
+}
