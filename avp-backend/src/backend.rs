@@ -49,6 +49,11 @@ pub trait Sequence: Send + Sync {
     /// Number of cached positions.
     fn len(&self) -> usize;
 
+    /// True while nothing is cached.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Number of positions that fit without growing.
     fn capacity(&self) -> usize;
 
@@ -73,7 +78,7 @@ pub trait Sequence: Send + Sync {
 
     /// Writes canonical KV of `range` to `out`: for each layer K then V, each
     /// `[kv_heads, tokens, head_dim]` little-endian in [`kv_dtype`](Sequence::kv_dtype), K after RoPE in
-    /// rotate-half order. `out` must be exactly [`SequenceExt::kv_bytes`] long.
+    /// rotate-half order. `out` must be exactly as long.
     fn export_kv(&self, range: &KvRange, out: &mut [u8]) -> Result<(), BackendError>;
 
     /// Appends or completes cached positions from canonical KV bytes of type `dtype`, laid out as in
@@ -85,16 +90,6 @@ pub trait Sequence: Send + Sync {
     /// An independent continuation of this sequence. Cheap: the cache is shared until one side appends.
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError>;
 }
-
-/// What every [`Sequence`] can do by what it must.
-pub trait SequenceExt: Sequence {
-    /// True while nothing is cached.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl<S: Sequence + ?Sized> SequenceExt for S {}
 
 /// What a model reads.
 #[derive(Clone, Copy, Debug)]

@@ -33,7 +33,9 @@ pub enum BackendError {
         supported: String,
     },
     /// More positions than the model's context window.
-    #[error("{needed} tokens do not fit the context window of {window} tokens; shorten the prompt or the context")]
+    #[error(
+        "{needed} tokens do not fit the context window of {window} tokens; shorten the prompt or the context"
+    )]
     ContextWindow {
         /// Positions asked for.
         needed: usize,
@@ -61,7 +63,9 @@ pub enum BackendError {
         vocab_size: usize,
     },
     /// A KV range outside of the cache.
-    #[error("layers {layers:?} by tokens {tokens:?} are not within {num_layers} layers by {num_tokens} tokens")]
+    #[error(
+        "layers {layers:?} by tokens {tokens:?} are not within {num_layers} layers by {num_tokens} tokens"
+    )]
     KvRange {
         /// Asked layers.
         layers: std::ops::Range<usize>,
@@ -97,3 +101,8 @@ pub enum BackendError {
         source: std::io::Error,
     },
 }
+
+/// A value that must be finite is NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a value is NaN or infinite")]
+pub struct NonFinite;

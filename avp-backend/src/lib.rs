@@ -1,12 +1,39 @@
-//! What every engine offers and what is written once on top of it.
+//! What every engine offers, and what is written once on top of it.
 //!
-//! A [`Backend`] is a loaded model; a [`Sequence`] is one run of tokens through it together with its KV
-//! cache. Everything else here is engine-independent.
+//! A [`Backend`] is a loaded model; a [`Sequence`] is one run of tokens through it with its KV cache. On these
+//! stand the operations of an agent: [`think`] reads a prompt, takes latent steps and leaves a [`Context`];
+//! [`generate`] writes text after one. A [`Context`] goes to and comes from wire frames, and never into another
+//! model than the one that made it.
+//!
+//! Engines are crates of their own (`avp-backend-candle`); this one knows none. Read [`Backend`] first if you
+//! write an engine, [`Context`] first if you use one.
 
 mod backend;
+mod context;
 mod error;
+mod generate;
+mod mix;
+mod project;
+mod prompt;
+mod realign;
+mod sample;
+mod stream;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
+mod think;
+mod transfer;
 
-pub use backend::{
-    Backend, Input, KvRange, ModelInfo, RealignmentProducts, Sequence, SequenceExt, TextCodec, TokenMix,
-};
-pub use error::BackendError;
+pub use avp_handshake::{Verification, VerificationPolicy};
+pub use backend::{Backend, Input, KvRange, ModelInfo, RealignmentProducts, Sequence, TextCodec, TokenMix};
+pub use context::Context;
+pub use error::{BackendError, NonFinite};
+pub use generate::{GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate};
+pub use mix::{LEFT_OUT_F32, LEFT_OUT_HALF, SoftmaxMix};
+pub use project::{ProjectionMetrics, ProjectionOptions, projection_metrics, vocabulary_mediated};
+pub use prompt::{ChatMessage, Prompt, PromptError, render_chat_template};
+pub use realign::{LatentProjection, LinearMap, ProjectionError, left_out_bound, scale_to_norm};
+pub use sample::SamplingOptions;
+pub use stream::TextStream;
+pub use think::{Progress, ThinkError, ThinkOptions, think};
+pub use transfer::{ContextError, ContextStamp};

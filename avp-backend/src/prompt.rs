@@ -1,0 +1,192 @@
+//! Prompts: from a user's text or a list of messages to token ids, through the model's chat template.
+
+use std::collections::BTreeMap;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
+
+use crate::{Backend, BackendError};
+
+/// Instructions a template may run. Real templates need a few thousand; a hostile one ends here.
+const TEMPLATE_FUEL: u64 = 2_000_000;
+
+/// What an agent is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// One user message, put into the model's chat template.
+    User(String),
+    /// A conversation, put into the model's chat template.
+    Messages(Vec<ChatMessage>),
+    /// Text that goes to the model as it stands.
+    Raw(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl ChatMessage {
+    /// A turn of `role` saying `content`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::User(text.to_owned())
+    }
+}
+
+/// Why a prompt could not be made into tokens.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromptError {
+    /// The chat template failed or ran too long.
+    #[error("the model's chat template failed: {0}; pass a raw prompt or mend the template")]
+    Template(String),
+    /// The tokenizer refused.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Nothing to read.
+    #[error("the prompt holds no tokens; give at least one")]
+    Empty,
+}
+
+impl Prompt {
+    /// Token ids of this prompt for `backend`, with the template's opening of the assistant's turn.
+    ///
+    /// As in the reference SDK, the template alone decides about a BOS token.
+    ///
+    /// # Errors
+    /// [`PromptError`] if the template or the tokenizer fails, or nothing comes out.
+    pub fn tokens(&self, backend: &dyn Backend) -> Result<Vec<u32>, PromptError> {
+        let ids = match self {
+            Self::Tokens(ids) => ids.clone(),
+            Self::Raw(text) => backend.codec().encode(text, false)?,
+            Self::User(text) => encode_chat(backend, &[ChatMessage::new("user", text)])?,
+            Self::Messages(messages) => encode_chat(backend, messages)?,
+        };
+        if ids.is_empty() { Err(PromptError::Empty) } else { Ok(ids) }
+    }
+}
+
+fn encode_chat(backend: &dyn Backend, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+    let text = match &backend.info().chat_template {
+        Some(template) => {
+            let special = backend.info().special_tokens.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+            render_chat_template(template, messages, special)?
+        }
+        None => plain_chat(messages),
+    };
+    Ok(backend.codec().encode(&text, false)?)
+}
+
+/// The reference SDK's form for models without a template.
+fn plain_chat(messages: &[ChatMessage]) -> String {
+    let turns = messages.iter().map(|m| format!("<|{0}|>\n{1}\n</|{0}|>\n", m.role, m.content));
+    turns.chain(["<|assistant|>".to_owned()]).collect()
+}
+
+/// Renders a Hugging Face chat template in a sandbox: no files, no clock, bounded steps.
+///
+/// # Errors
+/// [`PromptError::Template`] with the template engine's message.
+pub fn render_chat_template<'a>(
+    template: &str,
+    messages: &[ChatMessage],
+    special_tokens: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<String, PromptError> {
+    let fail = |error: minijinja::Error| PromptError::Template(one_line(&error));
+    let mut env = Environment::new();
+    // As transformers sets up Jinja.
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?);
+    env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.set_fuel(Some(TEMPLATE_FUEL));
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_filter("tojson", to_json);
+    env.add_template("chat", template).map_err(fail)?;
+    let messages: Vec<Value> = messages
+        .iter()
+        .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
+        .collect();
+    let specials: BTreeMap<&str, &str> = special_tokens.collect();
+    let specials = Value::from_pairs(specials);
+    let chat = env.get_template("chat").map_err(fail)?;
+    chat.render(context! { messages, add_generation_prompt => true, ..specials }).map_err(fail)
+}
+
+/// `tojson` without HTML escapes, as transformers defines it.
+fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    kwargs.get::<Option<bool>>("ensure_ascii")?;
+    kwargs.assert_all_used()?;
+    let text = match indent {
+        Some(_) => serde_json::to_string_pretty(value),
+        None => serde_json::to_string(value),
+    };
+    text.map(Value::from_safe_string)
+        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
+}
+
+fn one_line(error: &minijinja::Error) -> String {
+    let line = error.line().map(|n| format!(" (line {n})")).unwrap_or_default();
+    format!("{}{line}", error.detail().unwrap_or(&error.kind().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
+        message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
+        {{ '<|im_start|>assistant\n' }}{% endif %}";
+
+    fn render(template: &str) -> Result<String, PromptError> {
+        render_chat_template(
+            template,
+            &[ChatMessage::new("user", "Hi <b>")],
+            [("bos_token", "<s>")].into_iter(),
+        )
+    }
+
+    #[test]
+    fn chatml_renders_as_transformers_does() {
+        assert_eq!(render(CHATML).unwrap(), "<|im_start|>user\nHi <b><|im_end|>\n<|im_start|>assistant\n");
+    }
+
+    #[test]
+    fn templates_reach_special_tokens_python_methods_and_slices() {
+        let template = "{{ bos_token }}{% set m = messages[1:] %}{{ messages[0].content.strip().upper() }}\
+            {{ m | length }}{{ messages[0] | tojson }}";
+        assert_eq!(render(template).unwrap(), "<s>HI <B>0{\"role\":\"user\",\"content\":\"Hi <b>\"}");
+    }
+
+    #[test]
+    fn a_template_that_raises_says_so_in_one_line() {
+        let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err().to_string();
+        assert!(error.contains("roles must alternate") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn an_endless_template_is_ended() {
+        let template = "{% for a in range(9000) %}{% for b in range(9000) %}{{ b }}{% endfor %}{% endfor %}";
+        assert!(matches!(render(template), Err(PromptError::Template(_))));
+    }
+
+    #[test]
+    fn a_template_cannot_read_files() {
+        assert!(matches!(render("{% include '/etc/passwd' %}"), Err(PromptError::Template(_))));
+    }
+}

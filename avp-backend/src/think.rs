@@ -1,0 +1,195 @@
+//! Thinking: prefill a prompt, then latent steps, each feeding the model its own last hidden state.
+
+use std::path::PathBuf;
+
+use crate::prompt::{Prompt, PromptError};
+use crate::realign::{LatentProjection, ProjectionError};
+use crate::{Backend, BackendError, Context, ContextError, Input, NonFinite, Sequence};
+
+/// Tokens per forward pass of a prefill: bounds the attention scores in memory.
+pub(crate) const PREFILL_CHUNK: usize = 512;
+
+/// How an agent thinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThinkOptions {
+    /// Latent steps after the prefill; 0 is a pure prefill.
+    pub steps: usize,
+    /// Where the realignment of untied models is kept between runs; `None` computes it each time.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Default for ThinkOptions {
+    /// Twenty steps, the reference SDK's default.
+    fn default() -> Self {
+        Self { steps: 20, cache_dir: None }
+    }
+}
+
+/// How far a [`think`] or the prefill of a [`generate`](crate::generate) has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// Prompt tokens processed, of how many.
+    Prefill {
+        /// Tokens done.
+        done: usize,
+        /// Tokens in the prompt.
+        total: usize,
+    },
+    /// Latent steps done, of how many.
+    Latent {
+        /// Steps done.
+        done: usize,
+        /// Steps asked for.
+        total: usize,
+    },
+}
+
+/// Why thinking ended early. The context it started from is unchanged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ThinkError {
+    /// NaN or infinity in the hidden state.
+    #[error("the model's hidden state is not finite after {}; the model or its type cannot carry this input", step_name(*step))]
+    NonFinite {
+        /// The latent step, counted from 1; 0 is the prefill.
+        step: usize,
+    },
+    /// Prompt and context do not fit the model's window.
+    #[error(
+        "{context} tokens of context, {prompt} of prompt and {steps} latent steps do not fit the window of {window} tokens; shorten the prompt, think in fewer steps, or start from a shorter context"
+    )]
+    ContextWindow {
+        /// Tokens of the prior context.
+        context: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Latent steps.
+        steps: usize,
+        /// The window.
+        window: usize,
+    },
+    /// The prompt could not be made into tokens.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// The prior context does not belong to this model.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A projection failed.
+    #[error("latent projection: {0}")]
+    Projection(ProjectionError),
+    /// The engine failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+fn step_name(step: usize) -> String {
+    if step == 0 { "the prefill".to_owned() } else { format!("latent step {step}") }
+}
+
+/// Reads `prompt` after `context`, then thinks `options.steps` latent steps, and returns what was computed.
+///
+/// `context` is not changed. A latent step takes the last hidden state, projects it to an input embedding
+/// ([`LatentProjection`]) and runs the model on it.
+///
+/// # Errors
+/// [`ThinkError`]; nothing is kept of a thinking that failed.
+pub fn think(
+    backend: &dyn Backend,
+    prompt: &Prompt,
+    context: Option<&Context>,
+    options: &ThinkOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Context, ThinkError> {
+    let tokens = prompt.tokens(backend)?;
+    let before = context.map_or(0, Context::len);
+    let window = backend.info().max_positions;
+    let total = before + tokens.len() + options.steps;
+    if total > window {
+        let (prompt, steps) = (tokens.len(), options.steps);
+        return Err(ThinkError::ContextWindow { context: before, prompt, steps, window });
+    }
+    let mut sequence = start(backend, context, total - before)?;
+    let mut hidden = prefill(sequence.as_mut(), &tokens, progress)?;
+    check_finite(&hidden, 0)?;
+    if options.steps > 0 {
+        let projection = LatentProjection::for_backend(backend, options.cache_dir.as_deref())
+            .map_err(ThinkError::Projection)?;
+        for step in 1..=options.steps {
+            let embedding = projection.apply(backend, &hidden).map_err(|error| match error {
+                ProjectionError::NonFinite(NonFinite) => ThinkError::NonFinite { step },
+                other => ThinkError::Projection(other),
+            })?;
+            hidden = sequence.forward(Input::Embeddings(&embedding))?;
+            check_finite(&hidden, step)?;
+            progress(Progress::Latent { done: step, total: options.steps });
+        }
+    }
+    let steps = context.map_or(0, Context::latent_steps) + options.steps;
+    Ok(Context::computed(backend, sequence, steps, hidden, context))
+}
+
+/// A sequence to continue `context` (or nothing) with room for `additional` tokens.
+pub(crate) fn start(
+    backend: &dyn Backend,
+    context: Option<&Context>,
+    additional: usize,
+) -> Result<Box<dyn Sequence>, StartError> {
+    match context {
+        None => Ok(backend.new_sequence(additional)?),
+        Some(context) => {
+            context.check_model(backend)?;
+            let mut sequence = context.sequence().fork()?;
+            sequence.reserve(additional)?;
+            Ok(sequence)
+        }
+    }
+}
+
+/// Why a sequence could not be started.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    Context(ContextError),
+    Backend(BackendError),
+}
+
+impl From<ContextError> for StartError {
+    fn from(error: ContextError) -> Self {
+        Self::Context(error)
+    }
+}
+
+impl From<BackendError> for StartError {
+    fn from(error: BackendError) -> Self {
+        Self::Backend(error)
+    }
+}
+
+impl From<StartError> for ThinkError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Context(error) => Self::Context(error),
+            StartError::Backend(error) => Self::Backend(error),
+        }
+    }
+}
+
+/// Reads `tokens` in chunks; the hidden state of the last one, `[hidden_dim]`.
+pub(crate) fn prefill(
+    sequence: &mut dyn Sequence,
+    tokens: &[u32],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<f32>, BackendError> {
+    let mut hidden = Vec::new();
+    let mut done = 0;
+    for chunk in tokens.chunks(PREFILL_CHUNK) {
+        hidden = sequence.forward(Input::Tokens(chunk))?;
+        done += chunk.len();
+        progress(Progress::Prefill { done, total: tokens.len() });
+    }
+    Ok(hidden)
+}
+
+fn check_finite(hidden: &[f32], step: usize) -> Result<(), ThinkError> {
+    if hidden.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(ThinkError::NonFinite { step }) }
+}
