@@ -1,1 +1,41 @@
 //! Agent Vector Protocol: transports behind one set of traits.
+//!
+//! [`connect`] and [`listen`] take a [`TransportUrl`] such as `avp+tcp://127.0.0.1:7700` and give [`Connection`]s,
+//! which carry frames of `avp-wire` in order, both ways. Read [`Connection`] first, then [`Options`]: every wait has
+//! a deadline there, everything a peer can use up a budget. [`FrameReceiver`] shows how a frame is judged by its head
+//! before memory is spent on it. [`negotiate_client`] and [`negotiate_server`] run the handshake over a connection.
+//!
+//! New transports implement [`FrameSender`], [`FrameReceiver`], [`Connector`] and [`Listener`], or give a byte stream
+//! to [`connection_over`], and run the behaviour suite of the `testing` feature.
+//!
+//! Errors ([`TransportError`]) say first who is at fault. Payload bytes are never logged.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)
+)]
+
+mod budget;
+mod connection;
+mod error;
+mod half_open;
+mod intake;
+mod link;
+mod memory;
+mod open;
+mod options;
+mod patience;
+mod stream;
+mod tcp;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod url;
+
+pub use connection::{Connection, Peer, PeerAddress};
+pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
+pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
+pub use memory::{MemoryConnector, MemoryListener, memory_pair};
+pub use open::{connect, connector, listen};
+pub use options::{Budgets, Options, Timeouts};
+pub use stream::connection_over;
+pub use tcp::{TcpConnector, TcpListener};
+pub use url::{Scheme, TransportUrl, UrlError};

@@ -1,0 +1,192 @@
+//! A connection to one peer, whatever carries it.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use avp_wire::{EncodeOptions, EncodedFrame, Frame, FrameHead};
+use tokio::time::timeout;
+
+use crate::error::{Deadline, LimitExceeded, UsageError};
+use crate::half_open::HalfOpen;
+use crate::link::{FrameReceiver, FrameSender, Result};
+use crate::options::Options;
+
+/// Where a peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// In this process, under this name.
+    Memory(String),
+    /// At a network address.
+    Socket(SocketAddr),
+}
+
+/// Who is at the other end, as far as the transport knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    address: PeerAddress,
+    identity: Option<String>,
+}
+
+impl Peer {
+    /// A peer of which only the address is known.
+    #[must_use]
+    pub fn at(address: PeerAddress) -> Self {
+        Self { address, identity: None }
+    }
+
+    /// The same peer with a name that the transport has authenticated, such as a certificate's.
+    #[must_use]
+    pub fn with_identity(self, identity: String) -> Self {
+        Self { identity: Some(identity), ..self }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &PeerAddress {
+        &self.address
+    }
+
+    /// Who it is, if the transport has authenticated it. What the peer says of itself in its hello is not this.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            PeerAddress::Memory(name) => write!(f, "avp+mem:{name}"),
+            PeerAddress::Socket(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A connection to one peer: one ordered stream of frames each way.
+///
+/// Use it whole, or [`split`](Self::split) it to send and receive from different tasks. Dropping it ends it at once;
+/// [`close`](Self::close) ends it after everything has arrived.
+#[derive(Debug)]
+pub struct Connection {
+    peer: Peer,
+    options: Options,
+    sender: Box<dyn FrameSender>,
+    receiver: Box<dyn FrameReceiver>,
+    half_open: Option<HalfOpen>,
+}
+
+impl Connection {
+    /// Joins two halves; for implementers of transports.
+    #[must_use]
+    pub fn new(
+        peer: Peer,
+        sender: Box<dyn FrameSender>,
+        receiver: Box<dyn FrameReceiver>,
+        options: &Options,
+    ) -> Self {
+        Self { peer, options: options.clone(), sender, receiver, half_open: None }
+    }
+
+    pub(crate) fn with_half_open(self, place: HalfOpen) -> Self {
+        Self { half_open: Some(place), ..self }
+    }
+
+    pub(crate) fn take_half_open(&mut self) -> Option<HalfOpen> {
+        self.half_open.take()
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// What this connection allows.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Takes the connection out of the count of half-open ones. [`negotiate_server`](crate::negotiate_server) does it;
+    /// servers that negotiate by other means call it when they know their peer.
+    pub fn established(&mut self) {
+        self.half_open = None;
+    }
+
+    /// The halves, borrowed.
+    pub fn halves(&mut self) -> (&mut dyn FrameSender, &mut dyn FrameReceiver) {
+        (&mut *self.sender, &mut *self.receiver)
+    }
+
+    /// The halves, to be used from different tasks. Each side then ends with [`FrameSender::finish`].
+    #[must_use]
+    pub fn split(self) -> (Box<dyn FrameSender>, Box<dyn FrameReceiver>) {
+        (self.sender, self.receiver)
+    }
+
+    /// Sends an encoded frame. See [`FrameSender::send`].
+    ///
+    /// # Errors
+    /// The connection has failed, or the peer took too long to take the frame.
+    pub async fn send(&mut self, frame: EncodedFrame) -> Result<()> {
+        self.sender.send(frame).await
+    }
+
+    /// Encodes and sends a frame.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`UsageError::Encode`] where the frame cannot be written.
+    pub async fn send_frame(&mut self, frame: &Frame, encoding: &EncodeOptions) -> Result<()> {
+        let encoded = frame.encode(encoding).map_err(UsageError::Encode)?;
+        self.sender.send(encoded).await
+    }
+
+    /// The next frame; `None` once the peer has finished. See [`FrameReceiver::recv`].
+    ///
+    /// # Errors
+    /// A [`PeerFault`](crate::PeerFault), or a deadline or budget exceeded;
+    /// [`is_recoverable`](crate::TransportError::is_recoverable) says whether the next frame can still be received.
+    pub async fn recv(&mut self) -> Result<Option<Frame>> {
+        self.receiver.recv().await
+    }
+
+    /// The head of the next frame, before its payload is received. See [`FrameReceiver::head`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn head(&mut self) -> Result<Option<&FrameHead>> {
+        self.receiver.head().await
+    }
+
+    /// The payload that belongs to the pending head. See [`FrameReceiver::payload`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn payload(&mut self) -> Result<Frame> {
+        self.receiver.payload().await
+    }
+
+    /// Discards the payload that belongs to the pending head. See [`FrameReceiver::refuse`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn refuse(&mut self) -> Result<()> {
+        self.receiver.refuse().await
+    }
+
+    /// Ends the connection after everything sent has arrived: finishes the sending side, then waits for the peer to
+    /// finish its own, dropping what it still sends.
+    ///
+    /// # Errors
+    /// The peer did not take the rest, or did not end its side before
+    /// [`Timeouts::close`](crate::Timeouts::close). The connection is gone in either case.
+    pub async fn close(mut self) -> Result<()> {
+        self.sender.finish().await?;
+        let after = self.options.timeouts.close;
+        timeout(after, self.receiver.drain()).await.unwrap_or_else(|_| {
+            let peer = self.peer.to_string();
+            Err(LimitExceeded::Deadline { peer, which: Deadline::Close, after, got: 0, expected: 0 }.into())
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! What is asked of every incoming frame, whatever carried it: sizes, budgets, checks.
+
+use std::borrow::Cow;
+
+use avp_wire::{DecodeError, Fault, Flags, Frame, FrameHead, Header, Limits};
+use bytes::Bytes;
+
+use crate::budget::{Conduct, MemoryBudget, MemoryClaim};
+use crate::error::{LimitExceeded, PeerFault, TransportError};
+use crate::link::Result;
+use crate::options::Options;
+
+/// The rules for frames of one peer, with what it has used up so far.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    pub(crate) peer: String,
+    pub(crate) limits: Limits,
+    memory: MemoryBudget,
+    conduct: Conduct,
+    /// Bytes that may still come before the peer is known.
+    restricted: Option<u64>,
+}
+
+impl Intake {
+    pub(crate) fn new(peer: String, options: &Options) -> Self {
+        Self {
+            peer,
+            limits: options.limits.clone(),
+            memory: MemoryBudget::new(options.limits.memory_budget),
+            conduct: Conduct::new(&options.budgets),
+            restricted: None,
+        }
+    }
+
+    pub(crate) fn restrict(&mut self, bytes: u64) {
+        self.restricted = Some(bytes);
+    }
+
+    pub(crate) fn is_restricted(&self) -> bool {
+        self.restricted.is_some()
+    }
+
+    pub(crate) fn unrestrict(&mut self) {
+        self.restricted = None;
+    }
+
+    /// Checks the 12 bytes, before anything is read or kept on their word.
+    pub(crate) fn header(&mut self, bytes: &[u8]) -> Result<Header> {
+        let header = Header::decode(bytes, &self.limits).map_err(|error| self.head_error(bytes, error))?;
+        if let Some(left) = self.restricted {
+            let got = header.frame_len();
+            let limit = u64::from(self.limits.max_handshake_len);
+            let Some(rest) = left.checked_sub(got) else {
+                return Err(
+                    LimitExceeded::HandshakeBytes { got: limit.saturating_sub(left) + got, limit }.into()
+                );
+            };
+            self.restricted = Some(rest);
+        }
+        self.conduct.frame(u64::from(header.payload_len_on_wire()))?;
+        Ok(header)
+    }
+
+    /// Decodes the metadata of a header that passed.
+    pub(crate) fn head(&self, header: Header, metadata: &[u8]) -> Result<FrameHead> {
+        FrameHead::from_parts(header, metadata, &self.limits)
+            .map_err(|error| self.head_error(metadata, error))
+    }
+
+    fn head_error(&self, bytes: &[u8], source: DecodeError) -> TransportError {
+        let peer = self.peer.clone();
+        match source {
+            DecodeError::BadMagic(_) => {
+                let first = bytes.iter().copied().take(Header::SIZE).collect();
+                PeerFault::NotAvp { peer, first }.into()
+            }
+            source if source.fault() == Fault::Limit => LimitExceeded::Frame { peer, source }.into(),
+            source => PeerFault::MalformedHead { peer, source }.into(),
+        }
+    }
+
+    /// Claims memory for the frame; waits for earlier frames to be dropped.
+    pub(crate) async fn claim(&self, bytes: u64) -> Result<MemoryClaim> {
+        Ok(self.memory.claim(bytes, self.limits.frame_timeout).await?)
+    }
+
+    /// Checks the payload and makes the frame. An error here costs this frame only, unless the peer has sent too many
+    /// of the kind.
+    pub(crate) fn frame(&mut self, head: FrameHead, payload: Bytes, claim: MemoryClaim) -> Result<Frame> {
+        let on_wire = u64::from(head.payload_len_on_wire());
+        let mut limits = Cow::Borrowed(&self.limits);
+        if head.header.flags.contains(Flags::COMPRESSED) {
+            let room = self.memory.free().saturating_add(on_wire);
+            limits.to_mut().memory_budget = room.min(self.limits.memory_budget);
+        }
+        match head.into_frame(payload, &limits) {
+            Ok(mut frame) => {
+                let unpacked = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
+                let claim = self.memory.extend(claim, unpacked.saturating_sub(on_wire))?;
+                frame.payload = claim.attach(frame.payload);
+                Ok(frame)
+            }
+            Err(source) => {
+                self.conduct.reject()?;
+                let peer = self.peer.clone();
+                Err(match source.fault() {
+                    Fault::Limit => LimitExceeded::Unpacked { peer, source }.into(),
+                    _ => PeerFault::DamagedFrame { peer, source }.into(),
+                })
+            }
+        }
+    }
+
+    /// Counts a frame that the caller refused.
+    pub(crate) fn refused(&mut self) -> Result<()> {
+        Ok(self.conduct.reject()?)
+    }
+}

@@ -1,0 +1,341 @@
+//! The in-memory transport: frames change hands between tasks of one process, payloads are never copied.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, LazyLock, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use avp_wire::{EncodedFrame, Frame, FrameHead, Header};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use crate::connection::{Connection, Peer, PeerAddress};
+use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, UsageError};
+use crate::intake::Intake;
+use crate::link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
+use crate::options::Options;
+use crate::url::TransportUrl;
+
+/// Frames on their way in one direction.
+const QUEUE_FRAMES: usize = 64;
+/// Bytes on their way in one direction, in grains; a larger frame travels alone.
+const QUEUE_GRAINS: usize = 16 << 10;
+const GRAIN: usize = 4 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 64;
+
+/// Where connections to a name go, and what its listener allows.
+type Door = (mpsc::Sender<Connection>, Options);
+type Names = StdMutex<HashMap<String, Door>>;
+static LISTENERS: LazyLock<Names> = LazyLock::new(Names::default);
+
+/// Two connected ends, without a name: what one sends the other receives.
+///
+/// ```
+/// # use avp_transport::{memory_pair, Options};
+/// let (alice, bob) = memory_pair("pair", &Options::default());
+/// assert_eq!(alice.peer(), bob.peer());
+/// ```
+#[must_use]
+pub fn memory_pair(name: &str, options: &Options) -> (Connection, Connection) {
+    join(name, options, options)
+}
+
+fn join(name: &str, left: &Options, right: &Options) -> (Connection, Connection) {
+    let (left_tx, right_rx) = mpsc::channel(QUEUE_FRAMES);
+    let (right_tx, left_rx) = mpsc::channel(QUEUE_FRAMES);
+    let end = |tx, rx, options: &Options| {
+        let peer = Peer::at(PeerAddress::Memory(name.to_owned()));
+        let sender = MemorySender {
+            queue: Some(tx),
+            window: Arc::new(Semaphore::new(QUEUE_GRAINS)),
+            peer: peer.to_string(),
+            patience: options.limits.frame_timeout,
+        };
+        let receiver = MemoryReceiver {
+            queue: rx,
+            intake: Intake::new(peer.to_string(), options),
+            idle: options.timeouts.idle,
+            stage: Stage::Between,
+        };
+        Connection::new(peer, Box::new(sender), Box::new(receiver), options)
+    };
+    (end(left_tx, left_rx, left), end(right_tx, right_rx, right))
+}
+
+/// Connects to listeners of this process.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryConnector {
+    options: Options,
+}
+
+impl MemoryConnector {
+    /// A connector with these options.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options }
+    }
+
+    async fn open(&self, url: &TransportUrl) -> Result<Connection> {
+        let TransportUrl::Memory { name } = url else {
+            return Err(not_memory(url));
+        };
+        let unreachable = || IoFault::Unreachable {
+            url: url.clone(),
+            source: io::Error::new(io::ErrorKind::NotFound, "nobody in this process listens under that name"),
+        };
+        let (door, theirs) = names(|listeners| listeners.get(name).cloned()).ok_or_else(unreachable)?;
+        let (ours, theirs) = join(name, &self.options, &theirs);
+        let after = self.options.timeouts.connect;
+        match timeout(after, door.send(theirs)).await {
+            Ok(Ok(())) => Ok(ours),
+            Ok(Err(_)) => Err(unreachable().into()),
+            Err(_) => {
+                let (peer, which) = (url.to_string(), Deadline::Connect);
+                Err(LimitExceeded::Deadline { peer, which, after, got: 0, expected: 0 }.into())
+            }
+        }
+    }
+}
+
+impl Connector for MemoryConnector {
+    fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
+        Box::pin(self.open(url))
+    }
+}
+
+/// Accepts connections from this process. The name is free again when the listener is dropped.
+#[derive(Debug)]
+pub struct MemoryListener {
+    url: TransportUrl,
+    waiting: Mutex<mpsc::Receiver<Connection>>,
+}
+
+impl MemoryListener {
+    /// Takes the name of an `avp+mem` URL.
+    ///
+    /// # Errors
+    /// [`UsageError::NameInUse`] where another listener has it.
+    pub fn bind(url: &TransportUrl, options: Options) -> Result<Self> {
+        let TransportUrl::Memory { name } = url else {
+            return Err(not_memory(url));
+        };
+        let (tx, rx) = mpsc::channel(BACKLOG);
+        let taken = names(|listeners| {
+            let taken = listeners.contains_key(name);
+            if !taken {
+                listeners.insert(name.clone(), (tx, options));
+            }
+            taken
+        });
+        if taken {
+            return Err(UsageError::NameInUse { name: name.clone() }.into());
+        }
+        Ok(Self { url: url.clone(), waiting: Mutex::new(rx) })
+    }
+}
+
+impl Drop for MemoryListener {
+    fn drop(&mut self) {
+        if let TransportUrl::Memory { name } = &self.url {
+            names(|listeners| listeners.remove(name));
+        }
+    }
+}
+
+impl Listener for MemoryListener {
+    fn accept(&self) -> BoxFuture<'_, Result<Connection>> {
+        Box::pin(async move {
+            let closed = || UsageError::Closed { peer: self.url.to_string() }.into();
+            self.waiting.lock().await.recv().await.ok_or_else(closed)
+        })
+    }
+
+    fn local_url(&self) -> &TransportUrl {
+        &self.url
+    }
+}
+
+fn names<T>(with: impl FnOnce(&mut HashMap<String, Door>) -> T) -> T {
+    with(&mut LISTENERS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn not_memory(url: &TransportUrl) -> crate::TransportError {
+    Incompatible::Transport { url: url.clone(), scheme: url.scheme() }.into()
+}
+
+/// A frame on its way, and its share of the queue's bytes.
+type Parcel = (EncodedFrame, OwnedSemaphorePermit);
+
+#[derive(Debug)]
+struct MemorySender {
+    queue: Option<mpsc::Sender<Parcel>>,
+    window: Arc<Semaphore>,
+    peer: String,
+    patience: Duration,
+}
+
+impl MemorySender {
+    async fn put(&mut self, frame: EncodedFrame) -> Result<()> {
+        let closed = || UsageError::Closed { peer: self.peer.clone() };
+        let gone = || IoFault::Broken {
+            peer: self.peer.clone(),
+            source: io::Error::from(io::ErrorKind::BrokenPipe),
+        };
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        let len = frame.head.len() + frame.payload.len();
+        let grains = u32::try_from(len.div_ceil(GRAIN).clamp(1, QUEUE_GRAINS)).unwrap_or(u32::MAX);
+        let room = async {
+            tokio::select! {
+                () = queue.closed() => Err(gone()),
+                share = Arc::clone(&self.window).acquire_many_owned(grains) => match share {
+                    Ok(share) => queue.reserve().await.map(|slot| (slot, share)).map_err(|_| gone()),
+                    Err(_) => Err(gone()),
+                },
+            }
+        };
+        match timeout(self.patience, room).await {
+            Ok(Ok((slot, share))) => {
+                slot.send((frame, share));
+                Ok(())
+            }
+            Ok(Err(fault)) => Err(fault.into()),
+            Err(_) => {
+                let expected = u64::try_from(len).unwrap_or(u64::MAX);
+                let (peer, which, after) = (self.peer.clone(), Deadline::Send, self.patience);
+                Err(LimitExceeded::Deadline { peer, which, after, got: 0, expected }.into())
+            }
+        }
+    }
+}
+
+impl FrameSender for MemorySender {
+    fn send(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.put(frame))
+    }
+
+    fn flush(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
+        self.queue = None;
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+#[derive(Debug)]
+struct MemoryReceiver {
+    queue: mpsc::Receiver<Parcel>,
+    intake: Intake,
+    idle: Duration,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Between,
+    Judging(FrameHead, Parcel),
+    Ended,
+    Failed,
+}
+
+impl MemoryReceiver {
+    fn closed(&self) -> crate::TransportError {
+        UsageError::Closed { peer: self.intake.peer.clone() }.into()
+    }
+
+    async fn to_head(&mut self) -> Result<bool> {
+        match self.stage {
+            Stage::Judging(..) => return Ok(true),
+            Stage::Ended => return Ok(false),
+            Stage::Failed => return Err(self.closed()),
+            Stage::Between => {}
+        }
+        let parcel = match timeout(self.idle, self.queue.recv()).await {
+            Ok(Some(parcel)) => parcel,
+            Ok(None) => {
+                self.stage = Stage::Ended;
+                return Ok(false);
+            }
+            Err(_) => {
+                let (peer, which) = (self.intake.peer.clone(), Deadline::Idle);
+                return Err(
+                    LimitExceeded::Deadline { peer, which, after: self.idle, got: 0, expected: 0 }.into()
+                );
+            }
+        };
+        self.stage = Stage::Failed;
+        let header = self.intake.header(&parcel.0.head)?;
+        let head = self.intake.head(header, parcel.0.head.get(Header::SIZE..).unwrap_or_default())?;
+        self.stage = Stage::Judging(head, parcel);
+        Ok(true)
+    }
+
+    async fn take_payload(&mut self) -> Result<Frame> {
+        let Stage::Judging(head, _) = &self.stage else {
+            return Err(self.no_head());
+        };
+        let claim = self.intake.claim(crate::stream::memory_of(head)).await?;
+        match std::mem::replace(&mut self.stage, Stage::Between) {
+            Stage::Judging(head, (frame, _share)) => {
+                self.intake.frame(head, frame.payload, claim).inspect_err(|error| {
+                    if !error.is_recoverable() {
+                        self.stage = Stage::Failed;
+                    }
+                })
+            }
+            _ => Err(UsageError::NoHead.into()),
+        }
+    }
+
+    fn no_head(&self) -> crate::TransportError {
+        if matches!(self.stage, Stage::Failed) { self.closed() } else { UsageError::NoHead.into() }
+    }
+
+    fn drop_payload(&mut self) -> Result<()> {
+        if !matches!(self.stage, Stage::Judging(..)) {
+            return Err(self.no_head());
+        }
+        self.stage = Stage::Failed;
+        self.intake.refused()?;
+        self.stage = Stage::Between;
+        Ok(())
+    }
+}
+
+impl FrameReceiver for MemoryReceiver {
+    fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
+        Box::pin(async move {
+            self.to_head().await?;
+            match &self.stage {
+                Stage::Judging(head, _) => Ok(Some(head)),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    fn payload(&mut self) -> BoxFuture<'_, Result<Frame>> {
+        Box::pin(self.take_payload())
+    }
+
+    fn refuse(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(self.drop_payload()))
+    }
+
+    fn restrict(&mut self, bytes: u64) {
+        self.intake.restrict(bytes);
+    }
+
+    fn unrestrict(&mut self) {
+        self.intake.unrestrict();
+    }
+
+    fn drain(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            while self.queue.recv().await.is_some() {}
+            self.stage = Stage::Ended;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! From an address to the transport that serves it.
+
+use crate::connection::Connection;
+use crate::error::Incompatible;
+use crate::link::{Connector, Listener, Result};
+use crate::memory::{MemoryConnector, MemoryListener};
+use crate::options::Options;
+use crate::tcp::{TcpConnector, TcpListener};
+use crate::url::TransportUrl;
+
+/// The connector for an address.
+///
+/// # Errors
+/// [`Incompatible::Transport`] where this build does not carry the transport.
+pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connector>> {
+    match url {
+        TransportUrl::Memory { .. } => Ok(Box::new(MemoryConnector::new(options.clone()))),
+        TransportUrl::Tcp { .. } => Ok(Box::new(TcpConnector::new(options.clone()))),
+        other => Err(unavailable(other).into()),
+    }
+}
+
+/// Connects to the peer at `url`.
+///
+/// # Errors
+/// Nobody answers there, it took longer than [`Timeouts::connect`](crate::Timeouts::connect), or this build does not
+/// carry the transport.
+pub async fn connect(url: &TransportUrl, options: &Options) -> Result<Connection> {
+    connector(url, options)?.connect(url).await
+}
+
+/// Listens at `url`.
+///
+/// # Errors
+/// The address is taken or not allowed, or this build does not carry the transport.
+pub async fn listen(url: &TransportUrl, options: &Options) -> Result<Box<dyn Listener>> {
+    match url {
+        TransportUrl::Memory { .. } => Ok(Box::new(MemoryListener::bind(url, options.clone())?)),
+        TransportUrl::Tcp { .. } => Ok(Box::new(TcpListener::bind(url, options.clone()).await?)),
+        other => Err(unavailable(other).into()),
+    }
+}
+
+fn unavailable(url: &TransportUrl) -> Incompatible {
+    Incompatible::Transport { url: url.clone(), scheme: url.scheme() }
+}

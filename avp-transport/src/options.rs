@@ -1,0 +1,105 @@
+//! What a transport allows: deadlines, budgets and sizes, as public fields with the defaults of DESIGN.md section 5.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use avp_wire::{BufferPool, Limits};
+
+/// Everything a connector or listener can be told. Cheap to clone; the buffer pool is shared by the clones.
+///
+/// ```
+/// use avp_transport::Options;
+/// let mut options = Options::default();
+/// options.limits.memory_budget = 64 << 20;
+/// assert!(!options.allow_remote);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// What a frame may look like, and the budgets that codec and transports share: memory, handshake, half-open
+    /// connections, transfers, frame deadline and minimum rate.
+    pub limits: Limits,
+    /// How long the waits may take that concern transports alone.
+    pub timeouts: Timeouts,
+    /// How often a peer may do what costs it little.
+    pub budgets: Budgets,
+    /// Where payload buffers come from. The default is one pool for the whole process, which keeps up to 512 MiB of
+    /// buffers that nobody uses.
+    pub pool: BufferPool,
+    /// Lets plain TCP bind to or connect to addresses other than loopback. Plain TCP is neither encrypted nor
+    /// authenticated, so this is off by default.
+    pub allow_remote: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        static POOL: LazyLock<BufferPool> = LazyLock::new(|| BufferPool::new(512 << 20));
+        Self {
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            budgets: Budgets::default(),
+            pool: POOL.clone(),
+            allow_remote: false,
+        }
+    }
+}
+
+/// Deadlines beside those of [`Limits`] (`handshake_timeout`, `frame_timeout` with `min_rate`). Time counts while this
+/// side waits for the peer, never while the caller keeps the peer waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// Reaching a peer: name lookup and connection (10 s).
+    pub connect: Duration,
+    /// Waiting for the next frame to begin (10 min).
+    pub idle: Duration,
+    /// Waiting for the peer to end its side at a graceful close (10 s).
+    pub close: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(600),
+            close: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What one peer may do before its connection is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Budgets {
+    /// Frames whose payload is smaller than this many bytes are tiny (64).
+    pub tiny_payload: u64,
+    /// Tiny frames per second that a peer may sustain (10,000).
+    pub tiny_per_second: u64,
+    /// Tiny frames that a peer may send in a burst (20,000).
+    pub tiny_burst: u64,
+    /// Frames of one connection that may be damaged or refused (16).
+    pub rejects: u32,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self { tiny_payload: 64, tiny_per_second: 10_000, tiny_burst: 20_000, rejects: 16 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let Options { limits, timeouts, budgets, allow_remote, .. } = Options::default();
+        assert_eq!(limits.memory_budget, 2 * 1024 * 1024 * 1024);
+        assert_eq!((limits.handshake_timeout.as_secs(), limits.max_handshake_len), (10, 64 * 1024));
+        assert_eq!(limits.max_half_open_per_peer, 64);
+        assert_eq!(limits.max_concurrent_transfers, 100);
+        assert_eq!(limits.frame_timeout.as_secs(), 30);
+        assert!(limits.min_rate > 0 && !allow_remote);
+        assert!(timeouts.close < timeouts.idle && budgets.rejects > 0);
+    }
+}

@@ -1,0 +1,28 @@
+//! Frames over any ordered byte stream: TCP here, TLS and QUIC streams later, pipes in tests.
+
+mod filling;
+mod reader;
+mod writer;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::connection::{Connection, Peer};
+use crate::options::Options;
+pub(crate) use filling::memory_of;
+use reader::StreamReceiver;
+use writer::StreamSender;
+
+/// Makes a connection of the two directions of a byte stream. For transports that are not built in, and for tests:
+/// give it the halves of [`tokio::io::duplex`].
+///
+/// The writer should support vectored writes, or each frame costs two writes.
+#[must_use]
+pub fn connection_over<R, W>(read: R, write: W, peer: Peer, options: &Options) -> Connection
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let sender = StreamSender::new(write, peer.to_string(), options);
+    let receiver = StreamReceiver::new(read, peer.to_string(), options);
+    Connection::new(peer, Box::new(sender), Box::new(receiver), options)
+}

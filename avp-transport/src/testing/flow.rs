@@ -1,0 +1,187 @@
+//! Promises about ends, waits and cancellation.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Harness, default_pair, encoded, sample, seen};
+use crate::error::{Deadline, LimitExceeded, TransportError};
+use crate::options::Options;
+
+/// Long enough for anything that is going to happen, short enough to wait for what is not.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// Ending one direction leaves the other as it was.
+pub async fn a_finished_side_still_receives(harness: &dyn Harness) {
+    let (mut client, mut server) = default_pair(harness).await;
+    client.send(encoded(&sample(1, 10))).await.unwrap();
+    client.halves().0.finish().await.unwrap();
+    assert!(client.send(encoded(&sample(2, 10))).await.is_err());
+    assert!(server.recv().await.unwrap().is_some());
+    assert!(server.recv().await.unwrap().is_none());
+    assert!(server.recv().await.unwrap().is_none());
+    let (sent, frame) = tokio::join!(server.send(encoded(&sample(3, 100_000))), client.recv());
+    sent.unwrap();
+    assert_eq!(seen(&frame.unwrap().unwrap()), seen(&sample(3, 100_000)));
+}
+
+/// `close` returns once the peer has everything, also when the peer is still sending.
+pub async fn closing_delivers_everything_sent_before(harness: &dyn Harness) {
+    let (client, server) = default_pair(harness).await;
+    let closing = tokio::spawn(async move {
+        let mut client = client;
+        for i in 0..20 {
+            client.halves().0.feed(encoded(&sample(i, 50_000))).await.unwrap();
+        }
+        client.close().await
+    });
+    let (mut sender, mut receiver) = server.split();
+    let sending = tokio::spawn(async move {
+        sender.send(encoded(&sample(99, 200_000))).await.unwrap();
+        sender.finish().await.unwrap();
+    });
+    for i in 0..20 {
+        assert_eq!(seen(&receiver.recv().await.unwrap().unwrap()), seen(&sample(i, 50_000)));
+    }
+    assert!(receiver.recv().await.unwrap().is_none());
+    sending.await.unwrap();
+    closing.await.unwrap().unwrap();
+}
+
+/// Sending does not run ahead of a receiver that takes nothing by more than what the transport holds.
+pub async fn a_sender_waits_while_the_receiver_takes_nothing(harness: &dyn Harness) {
+    const FRAMES: u32 = 256;
+    let (client, mut server) = default_pair(harness).await;
+    let (mut sender, _receiver) = client.split();
+    let mut sending = tokio::spawn(async move {
+        let frame = encoded(&sample(0, 1 << 20));
+        for _ in 0..FRAMES {
+            sender.send(frame.clone()).await.unwrap();
+        }
+        sender
+    });
+    assert!(timeout(A_WHILE, &mut sending).await.is_err(), "256 MiB went into the transport");
+    for _ in 0..FRAMES {
+        assert_eq!(server.recv().await.unwrap().unwrap().payload.len(), 1 << 20);
+    }
+    sending.await.unwrap();
+}
+
+/// A dropped `send` either did not happen or is completed; the next frame arrives whole.
+pub async fn a_cancelled_send_leaves_the_stream_in_step(harness: &dyn Harness) {
+    let (client, mut server) = default_pair(harness).await;
+    let (mut sender, _receiver) = client.split();
+    let big = sample(1, 24 << 20);
+    let mut sent = 0;
+    // Fill what the transport holds, so that a send is pending when it is dropped.
+    while timeout(A_WHILE, sender.send(encoded(&big))).await.is_ok() {
+        sent += 1;
+    }
+    let last = sample(2, 5000);
+    let sending = tokio::spawn(async move {
+        sender.send(encoded(&last)).await.unwrap();
+        sender.finish().await.unwrap();
+    });
+    let mut arrived = 0;
+    let last = loop {
+        let frame = server.recv().await.unwrap().unwrap();
+        if frame.payload.len() == 5000 {
+            break frame;
+        }
+        assert_eq!(seen(&frame), seen(&big));
+        arrived += 1;
+    };
+    assert_eq!(seen(&last), seen(&sample(2, 5000)));
+    assert!(arrived == sent || arrived == sent + 1, "{sent} sent, {arrived} arrived");
+    assert!(server.recv().await.unwrap().is_none());
+    sending.await.unwrap();
+}
+
+/// Dropping `recv`, `head` or `payload` at any moment loses no byte.
+pub async fn a_cancelled_receive_loses_nothing(harness: &dyn Harness) {
+    let (client, mut server) = default_pair(harness).await;
+    let sending = tokio::spawn(async move {
+        let mut client = client;
+        for i in 0..30 {
+            let frame = sample(i, 200_000 * usize::try_from(i % 5).unwrap() + 10);
+            client.send(encoded(&frame)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        client
+    });
+    let mut cancelled = 0;
+    for i in 0..30 {
+        let frame = loop {
+            match timeout(Duration::from_micros(50), server.recv()).await {
+                Ok(frame) => break frame.unwrap().unwrap(),
+                Err(_) => cancelled += 1,
+            }
+        };
+        assert_eq!(seen(&frame), seen(&sample(i, 200_000 * usize::try_from(i % 5).unwrap() + 10)));
+    }
+    assert!(cancelled > 0);
+    sending.await.unwrap();
+}
+
+/// Once the peer is gone, receiving ends and sending fails.
+pub async fn a_vanished_peer_is_noticed_by_both_halves(harness: &dyn Harness) {
+    let (client, server) = default_pair(harness).await;
+    drop(server);
+    let (mut sender, mut receiver) = client.split();
+    assert!(matches!(receiver.recv().await, Ok(None) | Err(TransportError::Io(_))));
+    let frame = encoded(&sample(1, 1 << 20));
+    let failed = timeout(Duration::from_secs(10), async {
+        loop {
+            if let Err(error) = sender.send(frame.clone()).await {
+                break error;
+            }
+        }
+    });
+    assert!(matches!(failed.await.unwrap(), TransportError::Io(_)));
+}
+
+/// No frame within the idle deadline is an error that names it, and the connection can still be used.
+pub async fn waiting_for_a_frame_ends_at_the_idle_deadline_and_can_go_on(harness: &dyn Harness) {
+    let mut options = Options::default();
+    options.timeouts.idle = Duration::from_millis(50);
+    let (mut client, mut server) = harness.pair(Options::default(), options).await;
+    let error = server.recv().await.unwrap_err();
+    let idle = LimitExceeded::Deadline {
+        peer: server.peer().to_string(),
+        which: Deadline::Idle,
+        after: Duration::from_millis(50),
+        got: 0,
+        expected: 0,
+    };
+    assert!(matches!(&error, TransportError::Limit(limit) if *limit == idle), "{error}");
+    assert!(error.is_recoverable());
+    client.send(encoded(&sample(1, 10))).await.unwrap();
+    let frame = loop {
+        match server.recv().await {
+            Ok(frame) => break frame,
+            Err(error) => assert!(error.is_recoverable(), "{error}"),
+        }
+    };
+    assert_eq!(seen(&frame.unwrap()), seen(&sample(1, 10)));
+}
+
+/// Frames go to the connection they were sent on, with many open at once.
+pub async fn connections_do_not_disturb_each_other(harness: &dyn Harness) {
+    let mut tasks = Vec::new();
+    for i in 0..16 {
+        let (mut client, mut server) = default_pair(harness).await;
+        tasks.push(tokio::spawn(async move {
+            for j in 0..20 {
+                let frame = sample(1000 * i + j, 30_000);
+                client.send(encoded(&frame)).await.unwrap();
+                assert_eq!(seen(&server.recv().await.unwrap().unwrap()), seen(&frame));
+            }
+            let (ours, theirs) = tokio::join!(client.close(), server.close());
+            ours.unwrap();
+            theirs.unwrap();
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}

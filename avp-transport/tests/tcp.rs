@@ -1,0 +1,103 @@
+//! What is particular to TCP: addresses, ports, half-open connections.
+
+use std::net::TcpListener as StdListener;
+use std::time::Duration;
+
+use avp_transport::{
+    Incompatible, IoFault, Listener, Options, PeerFault, TransportError, TransportUrl, UsageError, connect,
+    listen,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+fn url(text: &str) -> TransportUrl {
+    text.parse().unwrap()
+}
+
+async fn listener(options: &Options) -> Box<dyn Listener> {
+    listen(&url("avp+tcp://127.0.0.1:0"), options).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_unreachable_peer_is_named_with_what_to_try() {
+    let free = StdListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let error = connect(&url(&format!("avp+tcp://127.0.0.1:{port}")), &Options::default()).await.unwrap_err();
+    assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
+    let message = error.to_string();
+    assert!(message.contains(&format!("avp+tcp://127.0.0.1:{port}")), "{message}");
+    assert!(message.ends_with("is `avp serve` running there?"), "{message}");
+    let error = connect(&url("avp+mem:nobody"), &Options::default()).await.unwrap_err();
+    assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said_so() {
+    let first = listener(&Options::default()).await;
+    let error = listen(first.local_url(), &Options::default()).await.unwrap_err();
+    assert!(matches!(error, TransportError::Io(IoFault::PortInUse { .. })), "{error}");
+    let name = url("avp+mem:taken");
+    let _first = listen(&name, &Options::default()).await.unwrap();
+    let error = listen(&name, &Options::default()).await.unwrap_err();
+    assert!(matches!(error, TransportError::Usage(UsageError::NameInUse { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn beyond_loopback_needs_permission_and_says_so() {
+    for address in ["avp+tcp://0.0.0.0:0", "avp+tcp://192.0.2.1:7700", "avp+tcp://[::]:0"] {
+        for error in [
+            listen(&url(address), &Options::default()).await.map(drop).unwrap_err(),
+            connect(&url(address), &Options::default()).await.map(drop).unwrap_err(),
+        ] {
+            assert!(matches!(error, TransportError::Usage(UsageError::RemoteNotAllowed { .. })), "{error}");
+            assert!(error.to_string().contains("allow_remote"), "{error}");
+        }
+    }
+    let mut options = Options::default();
+    options.allow_remote = true;
+    listen(&url("avp+tcp://0.0.0.0:0"), &options).await.unwrap();
+}
+
+#[tokio::test]
+async fn transports_of_other_builds_are_named_as_missing() {
+    for missing in ["avp+tls://h:1", "avp+quic://h:1", "avp+shm:///a", "http://h:1", "https://h"] {
+        for error in [
+            listen(&url(missing), &Options::default()).await.map(drop).unwrap_err(),
+            connect(&url(missing), &Options::default()).await.map(drop).unwrap_err(),
+        ] {
+            assert!(matches!(error, TransportError::Incompatible(Incompatible::Transport { .. })), "{error}");
+            assert!(error.to_string().contains("not available in this build"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_said_so() {
+    let error = connect(&url("avp+tcp://no-such-host.invalid:1"), &Options::default()).await.unwrap_err();
+    assert!(matches!(error, TransportError::Io(IoFault::Lookup { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn an_http_client_at_our_port_gets_a_typed_error() {
+    let listener = listener(&Options::default()).await;
+    let TransportUrl::Tcp { host, port } = listener.local_url() else { panic!("not TCP") };
+    let mut browser = tokio::net::TcpStream::connect((host.as_str(), *port)).await.unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let error = listener.accept().await.unwrap().recv().await.unwrap_err();
+    assert!(matches!(error, TransportError::Peer(PeerFault::NotAvp { .. })), "{error}");
+    assert!(error.to_string().contains("47 45 54"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_accept_loses_no_connection() {
+    let listener = listener(&Options::default()).await;
+    for _ in 0..20 {
+        assert!(timeout(Duration::from_millis(1), listener.accept()).await.is_err());
+        let client = connect(listener.local_url(), &Options::default()).await.unwrap();
+        let server = listener.accept().await.unwrap();
+        let (ours, theirs) = tokio::join!(client.close(), server.close());
+        ours.unwrap();
+        theirs.unwrap();
+    }
+}
