@@ -71,12 +71,13 @@ impl<'a> Compressed<'a> {
         Self { frame, content_size, window_log_max: limits.max_window_log }.within(limits)
     }
 
-    /// As the SDK does: the first frame counts, what follows is ignored, and a frame without content, such as
-    /// a skippable one, is an empty payload.
+    /// As the SDK does: the first frame counts, what follows is ignored, and a frame that announces no content
+    /// is an empty payload, whatever it goes on with.
     fn open_lenient(bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
-        let content_size = zstd_safe::get_frame_content_size(bytes)
-            .map_err(|_| DecodeError::InvalidCompression("no zstd frame header"))?
-            .ok_or(DecodeError::NoContentSize)?;
+        let content_size = ZstdHeader::read(bytes)?.content_size.ok_or(DecodeError::NoContentSize)?;
+        if zstd_safe::get_frame_content_size(bytes).is_err() {
+            return Err(DecodeError::InvalidCompression("zstd does not take the frame header"));
+        }
         let frame = if content_size == 0 { &[] } else { first_frame(bytes)? };
         Self { frame, content_size, window_log_max: limits.max_window_log }.within(limits)
     }

@@ -102,10 +102,6 @@ impl FrameDecoder {
                 State::Header => {
                     let Some(bytes) = take(&mut self.gathered, input, Header::SIZE) else { return Ok(None) };
                     let header = Header::decode(&bytes, &self.limits)?;
-                    if header.metadata_length > header.payload_length {
-                        let (metadata, payload) = (header.metadata_length, header.payload_length);
-                        return Err(DecodeError::MetadataBeyondPayload { metadata, payload });
-                    }
                     self.state = State::Metadata(header);
                 }
                 &State::Metadata(header) => {

@@ -38,7 +38,7 @@ impl Frame {
     /// # Errors
     /// Any [`DecodeError`].
     pub fn decode(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
-        let header = Header::decode(&bytes, limits)?;
+        let header = Header::decode_whole(&bytes, limits)?;
         let end = Header::SIZE.saturating_add(to_usize(header.payload_length));
         if bytes.len() < end {
             return Err(DecodeError::Truncated { needed: header.frame_len(), got: len_u64(&bytes) });
@@ -88,9 +88,9 @@ impl FrameHead {
     /// Decodes the head at the start of `bytes`, which may go on with the payload or end before it.
     ///
     /// # Errors
-    /// Those of [`Header::decode`] and [`from_parts`](Self::from_parts).
+    /// Those of [`Header::decode`], of which the lenient profile drops `MetadataBeyondPayload`, and [`from_parts`](Self::from_parts).
     pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
-        let header = Header::decode(bytes, limits)?;
+        let header = Header::decode_whole(bytes, limits)?;
         let rest = bytes.get(Header::SIZE..).unwrap_or_default();
         let metadata = match rest.get(..to_usize(header.metadata_length)) {
             Some(metadata) => metadata,

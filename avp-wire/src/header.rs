@@ -69,10 +69,32 @@ impl Header {
 
     /// Reads and checks a header from the start of `bytes`; whatever follows it is not looked at.
     ///
+    /// For streams: metadata beyond the payload is an error under every profile, because there would be no
+    /// telling where the next frame starts. [`FrameHead::decode`](crate::FrameHead::decode) is for whole
+    /// messages.
+    ///
     /// # Errors
     /// `Truncated`, `BadMagic`, `UnsupportedVersion`, `ReservedFlags`, `MetadataBeyondPayload`,
     /// `FrameTooLarge`, `MetadataTooLarge`, `MemoryBudget`.
     pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
+        let header = Self::parse(bytes)?;
+        header.check(limits)?;
+        header.check_metadata(limits)?;
+        Ok(header)
+    }
+
+    /// As [`decode`](Self::decode), for a message that is there as a whole: the lenient profile lets metadata
+    /// go beyond the payload, and its limit is then held against the bytes that are there.
+    pub(crate) fn decode_whole(bytes: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
+        let header = Self::parse(bytes)?;
+        header.check(limits)?;
+        if !(limits.is_lenient() && header.metadata_length > header.payload_length) {
+            header.check_metadata(limits)?;
+        }
+        Ok(header)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let Some(&[m0, m1, version, flags, p0, p1, p2, p3, l0, l1, l2, l3]) = bytes.first_chunk() else {
             return Err(DecodeError::Truncated { needed: 12, got: len_u64(bytes) });
         };
@@ -82,30 +104,16 @@ impl Header {
         if version != VERSION {
             return Err(DecodeError::UnsupportedVersion(version));
         }
-        let header = Self {
+        Ok(Self {
             flags: Flags(flags),
             payload_length: u32::from_le_bytes([p0, p1, p2, p3]),
             metadata_length: u32::from_le_bytes([l0, l1, l2, l3]),
-        };
-        header.check(limits)?;
-        Ok(header)
+        })
     }
 
     fn check(&self, limits: &Limits) -> Result<(), DecodeError> {
-        if !limits.is_lenient() {
-            if self.flags.has_reserved() {
-                return Err(DecodeError::ReservedFlags(self.flags.bits()));
-            }
-            if self.metadata_length > self.payload_length {
-                return Err(DecodeError::MetadataBeyondPayload {
-                    metadata: self.metadata_length,
-                    payload: self.payload_length,
-                });
-            }
-        }
-        if self.metadata_length > limits.max_metadata_len {
-            let (len, max) = (self.metadata_length, limits.max_metadata_len);
-            return Err(DecodeError::MetadataTooLarge { len, max });
+        if self.flags.has_reserved() && !limits.is_lenient() {
+            return Err(DecodeError::ReservedFlags(self.flags.bits()));
         }
         if self.payload_length > limits.max_frame_len {
             let (len, max) = (self.payload_length, limits.max_frame_len);
@@ -114,6 +122,18 @@ impl Header {
         let needed = u64::from(self.payload_len_on_wire());
         if needed > limits.memory_budget {
             return Err(DecodeError::MemoryBudget { needed, budget: limits.memory_budget });
+        }
+        Ok(())
+    }
+
+    fn check_metadata(&self, limits: &Limits) -> Result<(), DecodeError> {
+        if self.metadata_length > self.payload_length {
+            let (metadata, payload) = (self.metadata_length, self.payload_length);
+            return Err(DecodeError::MetadataBeyondPayload { metadata, payload });
+        }
+        if self.metadata_length > limits.max_metadata_len {
+            let (len, max) = (self.metadata_length, limits.max_metadata_len);
+            return Err(DecodeError::MetadataTooLarge { len, max });
         }
         Ok(())
     }

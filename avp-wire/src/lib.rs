@@ -28,6 +28,9 @@ mod encode;
 mod error;
 pub mod ext;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod kv;
 mod limits;

@@ -192,3 +192,59 @@ impl fmt::Debug for PooledBuf {
         f.debug_struct("PooledBuf").field("len", &self.len).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_asked_for_byte_is_aligned() {
+        let pool = BufferPool::new(1 << 20);
+        for aligned_at in [0, 1, 17, 63, 64, 1000] {
+            let buffer = pool.get(2000, aligned_at);
+            assert_eq!(buffer.len(), 2000);
+            assert_eq!(buffer[aligned_at..].as_ptr().align_offset(ALIGNMENT), 0);
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_recycled_when_its_last_view_is_gone() {
+        let pool = BufferPool::new(1 << 20);
+        let buffer = pool.get(1000, 0);
+        let address = buffer.as_ptr();
+        let bytes = buffer.freeze();
+        let view = bytes.slice(10..20);
+        drop(bytes);
+        assert_eq!(pool.kept_bytes(), 0);
+        drop(view);
+        assert_eq!(pool.kept_bytes(), STEP);
+        assert_eq!(pool.get(1000, 0).as_ptr(), address);
+    }
+
+    #[test]
+    fn no_more_than_the_budget_is_kept() {
+        let pool = BufferPool::new(4 * STEP);
+        let buffers: Vec<_> = (1..=3).map(|n| pool.get(n * STEP - ALIGNMENT, 0)).collect();
+        drop(buffers);
+        assert_eq!(pool.kept_bytes(), 3 * STEP);
+        drop(pool.get(8 * STEP, 0));
+        assert_eq!(pool.kept_bytes(), 3 * STEP);
+    }
+
+    #[test]
+    fn a_small_request_does_not_take_a_large_buffer() {
+        let pool = BufferPool::new(64 * STEP);
+        drop(pool.get(32 * STEP, 0));
+        let small = pool.get(100, 0);
+        assert_eq!(pool.kept_bytes(), 33 * STEP);
+        drop(small);
+    }
+
+    #[test]
+    fn truncating_shortens_and_never_lengthens() {
+        let mut buffer = BufferPool::new(0).get_unfaulted(100, 0);
+        buffer.truncate(40);
+        buffer.truncate(50);
+        assert_eq!(buffer.freeze().len(), 40);
+    }
+}

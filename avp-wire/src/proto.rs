@@ -1,9 +1,13 @@
-//! A reader of protobuf fields over a slice, on prost's primitives.
-
-use bytes::Buf;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+//! A reader of protobuf fields over a slice, with the reference peer's answer to odd spellings: keys and lengths
+//! take at most 5 bytes, values at most 10, of which bits beyond 64 are dropped. prost's reader differs there.
 
 use crate::error::DecodeError;
+
+/// Keys and lengths are 32-bit varints.
+const MAX_KEY_LEN: usize = 5;
+const MAX_VARINT_LEN: usize = 10;
+/// Groups within groups that are skipped before a message counts as malformed.
+const MAX_DEPTH: usize = 100;
 
 /// One field: its number and what it holds.
 pub(crate) struct Field<'a> {
@@ -24,17 +28,18 @@ pub(crate) enum Value<'a> {
 /// Walks the fields of one message.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    total: usize,
+    end: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, total: bytes.len() }
+        Self { rest: bytes, end: bytes.len() }
     }
 
-    /// A reader of a nested message or of packed numbers, whose errors give offsets in the outer one.
+    /// A reader of a nested message or of packed numbers that was read last, whose errors give offsets in the
+    /// outer one.
     pub(crate) fn nested(&self, bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, total: self.total.saturating_sub(self.rest.len()) }
+        Self { rest: bytes, end: self.offset() }
     }
 
     /// The next field, or `None` at the end.
@@ -42,18 +47,9 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let start = self.offset();
-        let malformed = |_| DecodeError::MalformedMetadata { offset: start };
-        let (number, wire_type) = decode_key(&mut self.rest).map_err(malformed)?;
-        let value = match wire_type {
-            WireType::Varint => Value::Varint(decode_varint(&mut self.rest).map_err(malformed)?),
-            WireType::LengthDelimited => Value::Bytes(self.take_delimited(start)?),
-            _ => {
-                skip_field(wire_type, number, &mut self.rest, DecodeContext::default()).map_err(malformed)?;
-                Value::Other
-            }
-        };
-        Ok(Some(Field { number, value }))
+        let malformed = DecodeError::MalformedMetadata { offset: self.offset() };
+        let field = self.field(0).filter(|field| field.number != 0);
+        field.map(Some).ok_or(malformed)
     }
 
     /// The next number of a packed run, or `None` at the end.
@@ -61,20 +57,67 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let offset = self.offset();
-        decode_varint(&mut self.rest).map(Some).map_err(|_| DecodeError::MalformedMetadata { offset })
+        let malformed = DecodeError::MalformedMetadata { offset: self.offset() };
+        self.varint(MAX_VARINT_LEN).map(Some).ok_or(malformed)
     }
 
-    fn take_delimited(&mut self, offset: usize) -> Result<&'a [u8], DecodeError> {
-        let malformed = DecodeError::MalformedMetadata { offset };
-        let len = decode_varint(&mut self.rest).map_err(|_| malformed.clone())?;
-        let len = usize::try_from(len).map_err(|_| malformed.clone())?;
-        let (bytes, _) = self.rest.split_at_checked(len).ok_or(malformed)?;
-        self.rest.advance(len);
-        Ok(bytes)
+    fn field(&mut self, depth: usize) -> Option<Field<'a>> {
+        let key = self.key()?;
+        let number = key >> 3;
+        let value = match key & 7 {
+            0 => Value::Varint(self.varint(MAX_VARINT_LEN)?),
+            1 => self.take(8).map(|_| Value::Other)?,
+            2 => {
+                let len = u32::try_from(self.varint(MAX_KEY_LEN)?).ok()?;
+                Value::Bytes(self.take(usize::try_from(len).ok()?)?)
+            }
+            3 => self.skip_group(number, depth.checked_add(1)?)?,
+            5 => self.take(4).map(|_| Value::Other)?,
+            _ => return None,
+        };
+        Some(Field { number, value })
+    }
+
+    /// Skips fields up to the end of group `number`.
+    fn skip_group(&mut self, number: u32, depth: usize) -> Option<Value<'a>> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        loop {
+            let before = self.rest;
+            let key = self.key()?;
+            if key & 7 == 4 {
+                return (key >> 3 == number).then_some(Value::Other);
+            }
+            self.rest = before;
+            self.field(depth)?;
+        }
+    }
+
+    fn key(&mut self) -> Option<u32> {
+        u32::try_from(self.varint(MAX_KEY_LEN)?).ok()
+    }
+
+    fn varint(&mut self, max_len: usize) -> Option<u64> {
+        let mut number = 0_u64;
+        for shift in (0..).step_by(7).take(max_len) {
+            let (&byte, rest) = self.rest.split_first()?;
+            self.rest = rest;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(bytes)
     }
 
     fn offset(&self) -> usize {
-        self.total.saturating_sub(self.rest.len())
+        self.end.saturating_sub(self.rest.len())
     }
 }

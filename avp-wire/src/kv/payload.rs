@@ -81,3 +81,62 @@ impl KvPayload {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KvDtype;
+
+    fn header(num_layers: u32, num_kv_heads: u32, seq_len: u32, head_dim: u32) -> KvHeader {
+        KvHeader { num_layers, num_kv_heads, head_dim, seq_len, dtype: KvDtype::F32 }
+    }
+
+    fn parse(header: KvHeader, planes: usize) -> Result<KvPayload, KvError> {
+        KvPayload::parse([&header.encode()[..], &vec![0; planes]].concat().into())
+    }
+
+    #[test]
+    fn planes_follow_one_another_and_fill_the_payload() {
+        let header = header(3, 2, 5, 4);
+        let mut end = KvHeader::SIZE;
+        for layer in 0..3 {
+            for range in [header.k_range(layer).unwrap(), header.v_range(layer).unwrap()] {
+                assert_eq!(range.start, end);
+                end = range.end;
+            }
+        }
+        assert_eq!(header.payload_len(), Ok(end));
+        assert_eq!((header.k_range(3), header.v_range(u32::MAX)), (None, None));
+    }
+
+    #[test]
+    fn counts_that_no_byte_bounds_are_rejected() {
+        for (layers, heads, tokens, dim) in
+            [(0, 1, 1, 1), (150_000, 0, 1, 1), (u32::MAX, 1, 0, 1), (1, 1, 1, 0)]
+        {
+            let error = parse(header(layers, heads, tokens, dim), 0).unwrap_err();
+            assert!(matches!(error, KvError::ZeroDimension { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn counts_beyond_the_bytes_are_rejected_without_overflow() {
+        assert_eq!(parse(header(u32::MAX, u32::MAX, u32::MAX, u32::MAX), 8), Err(KvError::Overflow));
+        assert_eq!(parse(header(1, 1, 1, 1), 7), Err(KvError::SizeMismatch { expected: 25, got: 24 }));
+        assert_eq!(parse(header(1, 1, 1, 1), 9), Err(KvError::SizeMismatch { expected: 25, got: 26 }));
+    }
+
+    #[test]
+    fn unknown_dtypes_are_never_taken_for_another() {
+        for byte in 3..=u8::MAX {
+            let mut bytes = header(1, 1, 1, 1).encode();
+            bytes[16] = byte;
+            assert_eq!(KvHeader::decode(&bytes), Err(KvError::UnknownDtype(byte)));
+        }
+    }
+
+    #[test]
+    fn a_header_is_not_written_to_a_buffer_too_short_for_it() {
+        assert_eq!(header(1, 1, 1, 1).write_to(&mut [0; 16]), Err(KvError::Truncated { got: 16 }));
+    }
+}

@@ -56,7 +56,8 @@ impl Metadata {
     }
 }
 
-/// Reads one entry of a `map<string, string>`. Lengths are checked before anything is copied.
+/// Reads one entry of a `map<string, string>`. Lengths are checked before anything is copied. An entry with
+/// anything in it but key and value is an unknown field, as it is to the reference peer.
 pub(crate) fn read_entry(
     mut entry: Reader<'_>,
     field: u32,
@@ -64,12 +65,16 @@ pub(crate) fn read_entry(
     limits: &Limits,
 ) -> Result<(), DecodeError> {
     let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
+    let mut known = true;
     while let Some(part) = entry.next_field()? {
         match (part.number, part.value) {
             (1, Value::Bytes(bytes)) => key = utf8(field, bytes)?.as_bytes(),
             (2, Value::Bytes(bytes)) => value = utf8(field, bytes)?.as_bytes(),
-            _ => {}
+            _ => known = false,
         }
+    }
+    if !known {
+        return Ok(());
     }
     if key.len() > limits.max_extra_key_len {
         return Err(DecodeError::ExtraKeyTooLong { len: key.len(), max: limits.max_extra_key_len });
