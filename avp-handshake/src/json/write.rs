@@ -74,8 +74,9 @@ fn put(out: &mut String, value: impl fmt::Display) {
 pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
     let mut rest = text;
-    // Runs that need no escape, which is nearly everything, are copied whole.
-    while let Some(at) = rest.find(|c: char| !(' '..='~').contains(&c) || c == '"' || c == '\\') {
+    // Runs that need no escape are copied whole. All bytes of a character beyond ASCII need one, so that a run ends
+    // at a character.
+    while let Some(at) = rest.bytes().position(|b| !matches!(b, b' '..=b'~') || b == b'"' || b == b'\\') {
         let (plain, tail) = rest.split_at(at);
         out.push_str(plain);
         let mut chars = tail.chars();
@@ -133,22 +134,48 @@ impl fmt::Display for PyFloat {
         if value.is_infinite() {
             return f.write_str(if value > 0.0 { "Infinity" } else { "-Infinity" });
         }
+        let text = shortest(value);
         let magnitude = value.abs();
-        if magnitude == 0.0 || (1e-4..1e16).contains(&magnitude) {
-            // Debug writes the shortest digits and keeps `.0`, but turns to exponents at its own thresholds, so the
-            // digits come from Display and `.0` is added where it has no point.
-            let text = value.to_string();
-            f.write_str(&text)?;
-            return if text.contains('.') { Ok(()) } else { f.write_str(".0") };
-        }
-        let text = format!("{value:e}");
         let Some((mantissa, exponent)) = text.split_once('e') else { return f.write_str(&text) };
+        if magnitude == 0.0 || (1e-4..1e16).contains(&magnitude) {
+            return f.write_str(&fixed(mantissa, exponent));
+        }
         let (sign, digits) = match exponent.strip_prefix('-') {
             Some(digits) => ('-', digits),
             None => ('+', exponent),
         };
         write!(f, "{mantissa}e{sign}{digits:0>2}")
     }
+}
+
+/// `d.ddd` and an exponent between -4 and 15 as a number with a point and at least one digit after it.
+fn fixed(mantissa: &str, exponent: &str) -> String {
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => ("-", digits.replace('.', "")),
+        None => ("", mantissa.replace('.', "")),
+    };
+    match exponent.strip_prefix('-') {
+        Some(zeros) => {
+            let zeros = zeros.parse::<usize>().unwrap_or(1).saturating_sub(1);
+            format!("{sign}0.{}{digits}", "0".repeat(zeros))
+        }
+        None => {
+            let before_point = exponent.parse::<usize>().unwrap_or(0).saturating_add(1);
+            let padded = format!("{digits:0<before_point$}");
+            let (whole, fraction) = padded.split_at_checked(before_point).unwrap_or((&padded, ""));
+            format!("{sign}{whole}.{}", if fraction.is_empty() { "0" } else { fraction })
+        }
+    }
+}
+
+/// The shortest digits that read back, as `d.ddde-d`. Where the value lies halfway between two such texts, Python
+/// takes the even one and Rust the greater, so the value is rounded to that many digits once more, half to even.
+fn shortest(value: f64) -> String {
+    let greater = format!("{value:e}");
+    let mantissa = greater.split('e').next().unwrap_or_default();
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    let even = format!("{value:.*e}", digits.saturating_sub(1));
+    if even.parse() == Ok(value) { even } else { greater }
 }
 
 #[cfg(test)]
@@ -176,6 +203,12 @@ mod tests {
             (5e-324, "5e-324"),
             (f64::MAX, "1.7976931348623157e+308"),
             (0.1 + 0.2, "0.30000000000000004"),
+            (817033540358615.25, "817033540358615.2"),
+            (-595633758006751.25, "-595633758006751.2"),
+            (2f64.powi(-44), "5.684341886080802e-14"),
+            (9007199254740993.0, "9007199254740992.0"),
+            (5e-5, "5e-05"),
+            (123456.75, "123456.75"),
             (f64::NAN, "NaN"),
             (f64::INFINITY, "Infinity"),
             (f64::NEG_INFINITY, "-Infinity"),

@@ -65,7 +65,7 @@ fn tokenizer_hashes_equal_the_sdks() {
 }
 
 fn generated_token(i: u32) -> String {
-    let mark = if i % 3 == 0 { '\u{2581}' } else { '\u{120}' };
+    let mark = if i.is_multiple_of(3) { '\u{2581}' } else { '\u{120}' };
     format!("tok_{i}_{mark}{}", char::from_u32(0x4e00 + i).unwrap())
 }
 
