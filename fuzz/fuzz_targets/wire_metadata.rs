@@ -1,0 +1,4 @@
+//! Metadata that is taken survives its own encoding.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| avp_wire::fuzzing::metadata(data));
