@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use avp_handshake::PeerId;
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, FrameHead};
 use tokio::time::timeout;
 
@@ -70,6 +72,7 @@ impl fmt::Display for Peer {
 #[derive(Debug)]
 pub struct Connection {
     peer: Peer,
+    peer_id: PeerId,
     options: Options,
     sender: Box<dyn FrameSender>,
     receiver: Box<dyn FrameReceiver>,
@@ -85,7 +88,13 @@ impl Connection {
         receiver: Box<dyn FrameReceiver>,
         options: &Options,
     ) -> Self {
-        Self { peer, options: options.clone(), sender, receiver, half_open: None }
+        // Without authentication nothing ties two connections together, so each is a party of its own.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let peer_id = match peer.identity() {
+            Some(identity) => PeerId::new(identity),
+            None => PeerId::new(format!("{peer} on connection {}", NEXT.fetch_add(1, Ordering::Relaxed))),
+        };
+        Self { peer, peer_id, options: options.clone(), sender, receiver, half_open: None }
     }
 
     pub(crate) fn with_half_open(self, place: HalfOpen) -> Self {
@@ -100,6 +109,12 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Who sessions of this connection belong to: the authenticated identity, or this connection alone.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id.clone()
     }
 
     /// What this connection allows.

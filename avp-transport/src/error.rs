@@ -42,6 +42,8 @@ impl TransportError {
             Self::Peer(PeerFault::Truncated { .. } | PeerFault::ClosedInHandshake { .. }) => {
                 ErrorCode::ConnectionLost
             }
+            Self::Peer(PeerFault::Handshake { source, .. })
+            | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
             Self::Incompatible(Incompatible::Transport { .. }) => ErrorCode::NoHandler,
             Self::Usage(UsageError::Encode(source)) => source.code(),
@@ -121,6 +123,14 @@ pub enum PeerFault {
         /// Who closed.
         peer: String,
     },
+    /// What the peer said in the handshake is not in order.
+    #[error("handshake with {peer} failed: {source}")]
+    Handshake {
+        /// Who said it.
+        peer: String,
+        /// What is wrong with it.
+        source: avp_handshake::HandshakeError,
+    },
 }
 
 /// Both sides are well, but cannot work together.
@@ -134,6 +144,14 @@ pub enum Incompatible {
         url: TransportUrl,
         /// Its scheme.
         scheme: Scheme,
+    },
+    /// The handshake found that the peers do not fit, or the peer refused.
+    #[error("handshake with {peer} failed: {source}")]
+    Handshake {
+        /// With whom.
+        peer: String,
+        /// Why.
+        source: avp_handshake::HandshakeError,
     },
 }
 
@@ -243,6 +261,8 @@ impl LimitExceeded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Deadline {
+    /// `Limits::frame_timeout`, while a transfer takes no frames and others wait behind it
+    Transfer,
     /// [`Timeouts::connect`](crate::Timeouts::connect)
     Connect,
     /// `Limits::handshake_timeout`
@@ -260,6 +280,7 @@ pub enum Deadline {
 impl fmt::Display for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Transfer => "the frame deadline, this transfer was not received from while others waited",
             Self::Connect => "the connect deadline",
             Self::Handshake => "the handshake deadline",
             Self::Receive => "the frame deadline, it stopped sending within a frame or is too slow",
@@ -295,6 +316,9 @@ pub enum UsageError {
         /// Who was there.
         peer: String,
     },
+    /// The handshake cannot begin like this.
+    #[error(transparent)]
+    Configure(#[from] avp_handshake::ConfigureError),
     /// The frame cannot be written.
     #[error(transparent)]
     Encode(#[from] avp_wire::EncodeError),

@@ -3,7 +3,8 @@
 //! [`connect`] and [`listen`] take a [`TransportUrl`] such as `avp+tcp://127.0.0.1:7700` and give [`Connection`]s,
 //! which carry frames of `avp-wire` in order, both ways. Read [`Connection`] first, then [`Options`]: every wait has
 //! a deadline there, everything a peer can use up a budget. [`FrameReceiver`] shows how a frame is judged by its head
-//! before memory is spent on it. [`negotiate_client`] and [`negotiate_server`] run the handshake over a connection.
+//! before memory is spent on it. [`negotiate_client`] and [`negotiate_server`] run the handshake over a connection,
+//! [`Transfers`] carries several transfers at once.
 //!
 //! New transports implement [`FrameSender`], [`FrameReceiver`], [`Connector`] and [`Listener`], or give a byte stream
 //! to [`connection_over`], and run the behaviour suite of the `testing` feature.
@@ -21,6 +22,7 @@ mod half_open;
 mod intake;
 mod link;
 mod memory;
+mod negotiate;
 mod open;
 mod options;
 mod patience;
@@ -28,14 +30,17 @@ mod stream;
 mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transfers;
 mod url;
 
 pub use connection::{Connection, Peer, PeerAddress};
 pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
 pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
+pub use negotiate::{negotiate_client, negotiate_server};
 pub use open::{connect, connector, listen};
 pub use options::{Budgets, Options, Timeouts};
 pub use stream::connection_over;
 pub use tcp::{TcpConnector, TcpListener};
+pub use transfers::{Transfer, Transfers};
 pub use url::{Scheme, TransportUrl, UrlError};

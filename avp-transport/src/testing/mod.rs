@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
 mod flow;
+mod multiple;
 mod order;
 mod rules;
 mod throughput;
@@ -12,6 +13,7 @@ mod throughput;
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
 
 pub use flow::*;
+pub use multiple::*;
 pub use order::*;
 pub use rules::*;
 pub use throughput::{Throughput, blast, frames_over};
@@ -55,6 +57,9 @@ macro_rules! conformance_tests {
             a_restricted_receiver_takes_no_more_than_its_bytes,
             waiting_for_a_frame_ends_at_the_idle_deadline_and_can_go_on,
             connections_do_not_disturb_each_other,
+            several_transfers_run_at_once_each_in_order,
+            a_dropped_transfer_leaves_the_others_as_they_were,
+            transfers_beyond_the_limit_are_refused,
         );
     };
     (@ $harness:expr, $($promise:ident,)+) => {
