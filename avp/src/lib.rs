@@ -1,1 +1,34 @@
-//! Agent Vector Protocol: agents that connect, serve, think and generate.
+//! What an application links: agents that think, hand over what they computed, and answer one another.
+//!
+//! An [`Agent`] is a loaded model with a name. It thinks and generates by itself ([`Agent::think`],
+//! [`Agent::generate`]), answers others ([`serve`]), and asks them ([`Peer::connect`], [`Peer::ask`]). What may be
+//! handed over is decided from the negotiated session ([`choose`]): the KV cache to the same model, text to any
+//! other. Contexts live in files through [`save_context`] and [`load_context`].
+//!
+//! Engine work runs on blocking threads, never on the async workers.
+
+mod agent;
+mod choice;
+mod exchange;
+mod file;
+mod peer;
+mod server;
+mod text_key;
+
+pub use avp_backend::{
+    Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GenerateError, GenerateEvent,
+    GenerateOptions, Generation, ModelInfo, Progress, Prompt, SamplingOptions, StopReason, ThinkError,
+    ThinkOptions, Verification, VerificationPolicy, generate, think,
+};
+pub use avp_backend_candle::{CandleBackend, Device, LoadOptions, LoadProgress, ProgressFn};
+pub use avp_handshake::{Hello, ModelIdentity, Resolution, ResolutionPath};
+pub use avp_transport::{Options as TransportOptions, TransportError, TransportUrl, UrlError};
+pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, ext};
+
+pub use agent::{Agent, AgentError, load_backend};
+pub use choice::{Handover, choose};
+pub use exchange::Answer;
+pub use file::{FileError, Inspection, inspect, load_context, read_frame, save_context};
+pub use peer::{Ask, AskError, Peer};
+pub use server::{ServeError, ServeOptions, Served, Server, serve};
+pub use text_key::{TEXT, text_of};

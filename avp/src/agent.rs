@@ -1,0 +1,135 @@
+//! An agent: a loaded model with a name.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use avp_backend::{
+    Backend, BackendError, Context, GenerateError, GenerateEvent, GenerateOptions, Generation, Prompt,
+    ThinkError, ThinkOptions, generate, think,
+};
+use avp_backend_candle::{CandleBackend, LoadOptions};
+use avp_handshake::fingerprint::Fingerprint;
+use avp_handshake::{Capabilities, Hello};
+use avp_wire::ext;
+
+/// Keys of the `extra` map that this implementation understands and announces.
+const KEYS: [&str; 5] = [ext::PAD, ext::KIND, ext::TRANSFER, ext::SLAB, ext::WEIGHTS];
+
+/// A loaded model with a name. Clones share the model.
+#[derive(Clone)]
+pub struct Agent {
+    name: String,
+    backend: Arc<dyn Backend>,
+    cache_dir: Option<PathBuf>,
+}
+
+/// Why an agent could not think or write.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// Thinking failed.
+    #[error(transparent)]
+    Think(#[from] ThinkError),
+    /// Generating failed.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The engine's thread ended without a result.
+    #[error("the engine's thread ended without a result")]
+    Lost,
+}
+
+impl Agent {
+    /// An agent of a loaded model.
+    #[must_use]
+    pub fn new(name: impl Into<String>, backend: Arc<dyn Backend>) -> Self {
+        Self { name: name.into(), backend, cache_dir: None }
+    }
+
+    /// Keeps realignments of untied models under `dir` between runs.
+    #[must_use]
+    pub fn with_cache_dir(self, dir: Option<PathBuf>) -> Self {
+        Self { cache_dir: dir, ..self }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its model.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// What it says of itself to a peer.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        let info = self.backend.info();
+        let mut hello = Hello::new(&self.name, info.identity.clone());
+        announce(&mut hello, info.weights.as_deref());
+        hello
+    }
+
+    /// Reads `prompt` after `context` and takes `steps` latent steps, on a blocking thread.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn think(
+        &self,
+        prompt: Prompt,
+        context: Option<Context>,
+        steps: usize,
+    ) -> Result<Context, AgentError> {
+        let agent = self.clone();
+        let run = move || {
+            let options = ThinkOptions { steps, cache_dir: agent.cache_dir };
+            think(agent.backend.as_ref(), &prompt, context.as_ref(), &options, &mut |_| ())
+        };
+        Ok(tokio::task::spawn_blocking(run).await.map_err(|_| AgentError::Lost)??)
+    }
+
+    /// Reads `prompt` after `context` and writes, on a blocking thread. `on_event` hears text as it comes and may
+    /// end the generation.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn generate(
+        &self,
+        prompt: Prompt,
+        context: Option<Context>,
+        options: GenerateOptions,
+        mut on_event: impl FnMut(GenerateEvent<'_>) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<Generation, AgentError> {
+        let backend = Arc::clone(&self.backend);
+        let run = move || generate(backend.as_ref(), &prompt, context.as_ref(), &options, &mut on_event);
+        Ok(tokio::task::spawn_blocking(run).await.map_err(|_| AgentError::Lost)??)
+    }
+}
+
+/// Announces our extension, and the checkpoint where it is known.
+pub(crate) fn announce(hello: &mut Hello, weights: Option<&str>) {
+    let capabilities = Capabilities {
+        weights: weights.and_then(|hex| hex.parse::<Fingerprint>().ok()),
+        keys: KEYS.map(str::to_owned).to_vec(),
+        codecs: Vec::new(),
+    };
+    capabilities.announce(hello);
+}
+
+/// Loads a model: a Hugging Face folder or a hub id. Blocks while it reads.
+///
+/// # Errors
+/// [`BackendError`] naming the file that is missing or wrong, or the kind of model that this build cannot run.
+pub fn load_backend(model: &str, options: &LoadOptions) -> Result<Arc<dyn Backend>, BackendError> {
+    let is_gguf = Path::new(model).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if is_gguf || model.starts_with("ollama:") {
+        return Err(BackendError::Unsupported {
+            what: format!("`{model}`: GGUF and Ollama models"),
+            supported: "Hugging Face model folders and hub ids".to_owned(),
+        });
+    }
+    Ok(Arc::new(CandleBackend::load(model, options)?))
+}

@@ -1,0 +1,208 @@
+//! What agents say to one another in a session: a question, with or without a context before it, and the answer.
+//!
+//! A question is a `text` frame. The context that it builds on comes before it as a `slab` frame of the same
+//! `avp.transfer`. The answer is a `text` frame too, or a refusal. docs/spec/exchange.md says it in full.
+
+use std::time::Duration;
+
+use avp_backend::{GenerateOptions, Generation, SamplingOptions, StopReason, Verification};
+use avp_handshake::TextMessage;
+use avp_wire::ext::{self, FrameKind, SlabId};
+use avp_wire::{Frame, KvHeader, Metadata, Mode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::Handover;
+
+/// Key of a question's `extra` object.
+const GENERATE: &str = "generate";
+/// Key of an answer's `extra` object.
+const ANSWER: &str = "answer";
+
+/// How the answer is to be written, as a question's `extra.generate` says it. Absent fields take the receiver's
+/// defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct GenerateRequest {
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    seed: Option<u64>,
+    stop: Vec<String>,
+}
+
+impl GenerateRequest {
+    pub(crate) fn of(options: &GenerateOptions) -> Self {
+        let sampling = &options.sampling;
+        Self {
+            max_tokens: Some(options.max_tokens),
+            temperature: Some(sampling.temperature),
+            top_p: Some(sampling.top_p),
+            top_k: Some(sampling.top_k),
+            seed: Some(sampling.seed),
+            stop: options.stop_strings.clone(),
+        }
+    }
+
+    /// Options within what the receiver allows.
+    pub(crate) fn options(&self, most_tokens: usize) -> GenerateOptions {
+        let default = SamplingOptions::default();
+        let finite = |value: Option<f32>, default: f32| value.filter(|v| v.is_finite()).unwrap_or(default);
+        GenerateOptions {
+            max_tokens: self.max_tokens.unwrap_or(most_tokens).min(most_tokens),
+            sampling: SamplingOptions {
+                temperature: finite(self.temperature, default.temperature).max(0.0),
+                top_p: finite(self.top_p, default.top_p).clamp(0.0, 1.0),
+                top_k: self.top_k.unwrap_or(default.top_k),
+                seed: self.seed.unwrap_or(default.seed),
+            },
+            stop_strings: self.stop.iter().take(16).cloned().collect(),
+            stop_tokens: Vec::new(),
+        }
+    }
+}
+
+/// What an answer's `extra.answer` says beside the text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct AnswerRecord {
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    context_tokens: usize,
+    verified: bool,
+    stop: String,
+}
+
+/// An answer of another agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// The token ids that the peer's model chose.
+    pub tokens: Vec<u32>,
+    /// Why it ended: `token`, `text`, `max_tokens`, `context_window`.
+    pub stop: String,
+    /// What the peer got of the context.
+    pub handover: Handover,
+    /// Whether the peer knows the context to come from its own checkpoint.
+    pub verified: bool,
+    /// Tokens that the peer had to process before it could answer.
+    pub prompt_tokens: usize,
+    /// Tokens that it took over.
+    pub context_tokens: usize,
+    /// Bytes that went to the peer.
+    pub bytes_sent: u64,
+    /// From sending to the answer.
+    pub elapsed: Duration,
+}
+
+/// A question as a frame.
+pub(crate) fn question_frame(
+    session_id: &str,
+    source: &str,
+    content: String,
+    request: &GenerateRequest,
+    transfer: Option<&str>,
+) -> Frame {
+    let extra = serde_json::to_value(request).map(|v| Map::from_iter([(GENERATE.to_owned(), v)]));
+    text_frame(session_id, source, content, extra.unwrap_or_default(), transfer)
+}
+
+/// What a question asks for. `None` where its `extra.generate` has a wrong type.
+pub(crate) fn request_of(message: &TextMessage) -> Option<GenerateRequest> {
+    match message.extra.get(GENERATE) {
+        None => Some(GenerateRequest::default()),
+        Some(value) => serde_json::from_value(value.clone()).ok(),
+    }
+}
+
+/// An answer as a frame.
+pub(crate) fn answer_frame(
+    session_id: &str,
+    source: &str,
+    generation: Generation,
+    verification: Option<Verification>,
+) -> Frame {
+    let record = AnswerRecord {
+        tokens: generation.tokens,
+        prompt_tokens: generation.prompt_tokens,
+        context_tokens: generation.context_tokens,
+        verified: verification == Some(Verification::Verified),
+        stop: stop_name(generation.stop).to_owned(),
+    };
+    let extra = serde_json::to_value(record).map(|v| Map::from_iter([(ANSWER.to_owned(), v)]));
+    text_frame(session_id, source, generation.text, extra.unwrap_or_default(), None)
+}
+
+/// What an answer says beside its text; empty for a peer that says nothing.
+pub(crate) fn record_of(message: &TextMessage) -> AnswerRecord {
+    let record = message.extra.get(ANSWER).cloned().map(serde_json::from_value);
+    record.and_then(Result::ok).unwrap_or_default()
+}
+
+impl AnswerRecord {
+    pub(crate) fn into_answer(
+        self,
+        text: String,
+        handover: Handover,
+        bytes_sent: u64,
+        elapsed: Duration,
+    ) -> Answer {
+        Answer {
+            text,
+            tokens: self.tokens,
+            stop: self.stop,
+            handover,
+            verified: self.verified,
+            prompt_tokens: self.prompt_tokens,
+            context_tokens: self.context_tokens,
+            bytes_sent,
+            elapsed,
+        }
+    }
+}
+
+fn text_frame(
+    session_id: &str,
+    source: &str,
+    content: String,
+    extra: Map<String, Value>,
+    transfer: Option<&str>,
+) -> Frame {
+    let message = TextMessage {
+        session_id: session_id.to_owned(),
+        source_agent_id: source.to_owned(),
+        content,
+        extra,
+        ..TextMessage::default()
+    };
+    let mut metadata = Metadata {
+        session_id: session_id.to_owned(),
+        source_agent_id: source.to_owned(),
+        mode: Mode::Json,
+        ..Metadata::default()
+    };
+    metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Text.as_str().to_owned());
+    metadata.extra.extend(transfer.map(|id| (ext::TRANSFER.to_owned(), id.to_owned())));
+    Frame::new(metadata, message.to_json().into_bytes())
+}
+
+/// Marks a context's frame as the one slab of a transfer.
+pub(crate) fn mark_slab(metadata: &mut Metadata, header: &KvHeader, session_id: &str, transfer: &str) {
+    let slab = SlabId { first_layer: 0, layers: header.num_layers, first_token: 0, tokens: header.seq_len };
+    metadata.session_id = session_id.to_owned();
+    metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Slab.as_str().to_owned());
+    metadata.extra.insert(ext::TRANSFER.to_owned(), transfer.to_owned());
+    metadata.extra.insert(ext::SLAB.to_owned(), slab.to_string());
+}
+
+fn stop_name(stop: StopReason) -> &'static str {
+    match stop {
+        StopReason::Token(_) => "token",
+        StopReason::Text => "text",
+        StopReason::MaxTokens => "max_tokens",
+        StopReason::ContextWindow => "context_window",
+        _ => "cancelled",
+    }
+}

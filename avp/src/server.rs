@@ -1,0 +1,310 @@
+//! The answering side: one loaded model, many sessions, each on its own fork.
+
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use avp_backend::{
+    Backend, Context, ContextError, GenerateError, GenerateOptions, Generation, Prompt, VerificationPolicy, generate,
+};
+use avp_handshake::{NegotiatorConfig, PeerId, Reject, TextMessage};
+use avp_transport::{
+    Connection, Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError,
+    listen, negotiate_server,
+};
+use avp_wire::ext::{self, FrameKind};
+use avp_wire::{EncodeOptions, ErrorCode, Frame, Mode, PayloadType};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::Agent;
+use crate::choice::is_incompatible;
+use crate::exchange::{answer_frame, request_of};
+
+/// How an agent serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    /// Deadlines, budgets and sizes of the connections.
+    pub transport: TransportOptions,
+    /// What to do with contexts whose checkpoint cannot be compared.
+    pub policy: VerificationPolicy,
+    /// Sessions at a time; further peers wait to be accepted. 64.
+    pub max_sessions: usize,
+    /// Generations that compute at a time; further questions wait. 4.
+    pub max_generations: usize,
+    /// Most tokens of one answer. 4096.
+    pub max_tokens: usize,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            transport: TransportOptions::default(),
+            policy: VerificationPolicy::default(),
+            max_sessions: 64,
+            max_generations: 4,
+            max_tokens: 4096,
+        }
+    }
+}
+
+/// Why an agent cannot serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address is not one.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The address cannot be listened at, or listening failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+/// One answered question, as a server reports it; never the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Served {
+    /// Who asked: the agent's own name for itself.
+    pub peer: String,
+    /// Tokens of the context it sent.
+    pub context_tokens: usize,
+    /// Tokens that had to be processed.
+    pub prompt_tokens: usize,
+    /// Tokens written.
+    pub answer_tokens: usize,
+}
+
+/// An agent that listens. [`Server::run`] serves until told otherwise.
+pub struct Server {
+    shared: Arc<Shared>,
+    listener: Box<dyn Listener>,
+}
+
+struct Shared {
+    agent: Agent,
+    options: ServeOptions,
+    generations: Semaphore,
+    on_served: Box<dyn Fn(&Served) + Send + Sync>,
+}
+
+/// Listens at `url` for `agent`; `on_served` hears of each answered question.
+///
+/// # Errors
+/// [`ServeError`] if the address is not one or cannot be listened at.
+pub async fn serve(
+    agent: Agent,
+    url: &str,
+    options: ServeOptions,
+    on_served: impl Fn(&Served) + Send + Sync + 'static,
+) -> Result<Server, ServeError> {
+    let url: TransportUrl = url.parse()?;
+    let listener = listen(&url, &options.transport).await?;
+    let generations = Semaphore::new(options.max_generations);
+    let shared = Shared { agent, options, generations, on_served: Box::new(on_served) };
+    Ok(Server { shared: Arc::new(shared), listener })
+}
+
+impl Server {
+    /// Where it listens, with the port that was taken.
+    #[must_use]
+    pub fn url(&self) -> &TransportUrl {
+        self.listener.local_url()
+    }
+
+    /// Serves until `stop` is ready; then no more peers are accepted and open sessions end with their question.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the listener fails. A failing session only ends itself.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        let mut sessions = JoinSet::new();
+        let places = Arc::new(Semaphore::new(self.shared.options.max_sessions));
+        tokio::pin!(stop);
+        loop {
+            let place = Arc::clone(&places).acquire_owned();
+            let accepted = tokio::select! {
+                () = &mut stop => break,
+                accepted = async { (place.await, self.listener.accept().await) } => accepted,
+                Some(_) = sessions.join_next() => continue,
+            };
+            let (Ok(place), connection) = accepted else { break };
+            let (shared, connection) = (Arc::clone(&self.shared), connection?);
+            sessions.spawn(async move {
+                let _place = place;
+                let peer = connection.peer().to_string();
+                if let Err(error) = Session::run(shared, connection).await {
+                    tracing::warn!(%peer, %error, "session ended");
+                }
+            });
+        }
+        sessions.shutdown().await;
+        Ok(())
+    }
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    connection: Connection,
+    id: String,
+    peer_name: String,
+    /// The context of the transfer that the next question may name.
+    pending: Option<(String, Result<Context, Reject>)>,
+}
+
+impl Session {
+    async fn run(shared: Arc<Shared>, mut connection: Connection) -> Result<(), TransportError> {
+        let peer = PeerId::new(connection.peer().to_string());
+        let mut config = NegotiatorConfig::new(shared.agent.hello(), peer);
+        config.policy = shared.options.policy;
+        let established = negotiate_server(&mut connection, config).await?;
+        let id = established.session.id.as_str().to_owned();
+        let peer_name = established.remote.agent_id.clone();
+        let mut session = Self { shared, connection, id, peer_name, pending: None };
+        while let Some(frame) = session.receive().await? {
+            let reply = match session.handle(frame).await {
+                Ok(None) => continue,
+                Ok(Some(reply)) => reply,
+                Err(reject) => reject.to_frame(),
+            };
+            session.connection.send_frame(&reply, &EncodeOptions::default()).await?;
+        }
+        session.connection.close().await?;
+        Ok(())
+    }
+
+    /// The next frame; one that is damaged or too large is refused and skipped.
+    async fn receive(&mut self) -> Result<Option<Frame>, TransportError> {
+        loop {
+            match self.connection.recv().await {
+                Err(error) if error.is_recoverable() => {
+                    let reject = Reject::new(error.code(), error.to_string());
+                    self.connection.send_frame(&reject.to_frame(), &EncodeOptions::default()).await?;
+                    if self.connection.head().await.is_ok_and(|head| head.is_some()) {
+                        self.connection.refuse().await?;
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The reply to a frame; a context gets none, its question will.
+    async fn handle(&mut self, frame: Frame) -> Result<Option<Frame>, Reject> {
+        if frame.metadata.session_id != self.id {
+            return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
+        }
+        let kind = frame.kind().map_err(|e| Reject::new(e.code(), e.to_string()))?;
+        match kind {
+            Some(FrameKind::Text) if frame.metadata.mode == Mode::Json => self.question(&frame).await.map(Some),
+            Some(FrameKind::Slab) if frame.metadata.payload_type == PayloadType::KvCache => {
+                let transfer = frame.metadata.extra.get(ext::TRANSFER).cloned().unwrap_or_default();
+                self.pending = Some((transfer, import(Arc::clone(&self.shared), frame).await));
+                Ok(None)
+            }
+            _ => Err(Reject::new(ErrorCode::UnexpectedFrame, "expected a context (slab) or a question (text)")),
+        }
+    }
+
+    async fn question(&mut self, frame: &Frame) -> Result<Frame, Reject> {
+        let message = TextMessage::from_json(&frame.payload)
+            .map_err(|error| Reject::new(ErrorCode::InvalidArgument, error.to_string()))?;
+        let request = request_of(&message)
+            .ok_or_else(|| Reject::new(ErrorCode::InvalidArgument, "extra.generate has a wrong type"))?;
+        let context = match frame.metadata.extra.get(ext::TRANSFER) {
+            None => None,
+            Some(id) => match self.pending.take_if(|(pending, _)| pending == id) {
+                Some((_, context)) => Some(context?),
+                None => return Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer")),
+            },
+        };
+        let verification = context.as_ref().map(Context::verification);
+        let options = request.options(self.shared.options.max_tokens);
+        let generation = self.answer(message.content, context, options).await?;
+        (self.shared.on_served)(&Served {
+            peer: self.peer_name.clone(),
+            context_tokens: generation.context_tokens,
+            prompt_tokens: generation.prompt_tokens,
+            answer_tokens: generation.tokens.len(),
+        });
+        Ok(answer_frame(&self.id, self.shared.agent.name(), generation, verification))
+    }
+
+    /// Generates on a blocking thread, and stops computing when the peer goes away.
+    async fn answer(
+        &mut self,
+        prompt: String,
+        context: Option<Context>,
+        options: GenerateOptions,
+    ) -> Result<Generation, Reject> {
+        let shared = Arc::clone(&self.shared);
+        let _turn = shared.generations.acquire().await.map_err(|_| internal())?;
+        let gone = Cancel(Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&gone.0);
+        let backend: Arc<dyn Backend> = Arc::clone(shared.agent.backend());
+        let run = blocking(move || {
+            generate(backend.as_ref(), &Prompt::User(prompt), context.as_ref(), &options, &mut |_| {
+                if flag.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        });
+        tokio::pin!(run);
+        let result = tokio::select! {
+            result = &mut run => result?,
+            // A further question waits its turn; only the end of the connection is news.
+            _ = closed(&mut self.connection) => {
+                gone.0.store(true, Ordering::Relaxed);
+                run.await?
+            }
+        };
+        result.map_err(|error| Reject::new(generate_code(&error), error.to_string()))
+    }
+}
+
+async fn import(shared: Arc<Shared>, frame: Frame) -> Result<Context, Reject> {
+    let run =
+        move || Context::from_frame(&frame, shared.agent.backend().as_ref(), shared.options.policy);
+    blocking(run).await?.map_err(|error| Reject::new(import_code(&error), error.to_string()))
+}
+
+/// Ends a generation whose session is dropped.
+struct Cancel(Arc<AtomicBool>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ready when the peer has ended its side or the connection broke.
+async fn closed(connection: &mut Connection) {
+    if matches!(connection.head().await, Ok(Some(_))) {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<T, Reject> {
+    tokio::task::spawn_blocking(run).await.map_err(|_| internal())
+}
+
+fn internal() -> Reject {
+    Reject::new(ErrorCode::Internal, "the engine's thread ended without a result")
+}
+
+fn import_code(error: &ContextError) -> ErrorCode {
+    match error {
+        ContextError::Payload(error) => error.code(),
+        ContextError::OtherWeights { .. } => ErrorCode::WeightsMismatch,
+        ContextError::Unverified { .. } => ErrorCode::Unverified,
+        error if is_incompatible(error) => ErrorCode::KvModelMismatch,
+        ContextError::Backend(_) => ErrorCode::Internal,
+        _ => ErrorCode::InvalidArgument,
+    }
+}
+
+fn generate_code(error: &GenerateError) -> ErrorCode {
+    match error {
+        GenerateError::Context(error) => import_code(error),
+        GenerateError::Backend(_) | GenerateError::NonFinite { .. } => ErrorCode::Internal,
+        _ => ErrorCode::InvalidArgument,
+    }
+}

@@ -1,0 +1,51 @@
+//! `avp.text`: what a model read to make a context, so that a receiver of another model can be given the text.
+//!
+//! In files only: a peer that takes the KV cache has no use for it.
+
+use avp_wire::Metadata;
+
+/// Key of the `extra` map (docs/spec/extensions.md).
+pub const TEXT: &str = "avp.text";
+
+/// Longest value of an `extra` entry, in bytes.
+const LONGEST: usize = 4096;
+
+/// The value for `text`: a JSON string in ASCII. `None` if it is too long for one entry.
+pub(crate) fn encode(text: &str) -> Option<String> {
+    let json = serde_json::to_string(text).ok()?;
+    let mut value = String::with_capacity(json.len());
+    for unit in json.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(ascii) if ascii.is_ascii() => value.push(char::from(ascii)),
+            _ => value.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    (value.len() <= LONGEST).then_some(value)
+}
+
+/// The text that a context's metadata carries.
+#[must_use]
+pub fn text_of(metadata: &Metadata) -> Option<String> {
+    serde_json::from_str(metadata.extra.get(TEXT)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_comes_back_from_an_ascii_value() {
+        for text in ["", "plain", "two\nlines \"quoted\" \\", "Grüße, 千问 😀 \u{0} \u{7f}"] {
+            let value = encode(text).unwrap();
+            assert!(value.is_ascii());
+            let metadata = Metadata { extra: [(TEXT.to_owned(), value)].into(), ..Default::default() };
+            assert_eq!(text_of(&metadata).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn a_text_too_long_for_one_entry_is_left_out() {
+        assert_eq!(encode(&"x".repeat(4094)).map(|v| v.len()), Some(4096));
+        assert_eq!(encode(&"x".repeat(4095)), None);
+    }
+}
