@@ -37,30 +37,31 @@ impl MemoryBudget {
 
     /// Claims room for a frame, waiting up to `patience` for earlier frames to be dropped. A claim is no allocation.
     pub(crate) async fn claim(&self, bytes: u64, patience: Duration) -> Result<MemoryClaim, LimitExceeded> {
-        let exceeded =
-            || LimitExceeded::Memory { needed: bytes, held: self.total - self.free(), budget: self.total };
-        if bytes > self.total {
-            return Err(exceeded());
-        }
-        let grains = u32::try_from(bytes.div_ceil(GRAIN).max(1)).map_err(|_| exceeded())?;
+        let grains = self.grains_of(bytes)?;
         if let Ok(permit) = Arc::clone(&self.grains).try_acquire_many_owned(grains) {
             return Ok(MemoryClaim(permit));
         }
         match timeout(patience, Arc::clone(&self.grains).acquire_many_owned(grains)).await {
             Ok(Ok(permit)) => Ok(MemoryClaim(permit)),
-            _ => Err(exceeded()),
+            _ => Err(self.exceeded(bytes)),
         }
     }
 
-    /// Claims more for a frame that grew when it was unpacked; does not wait.
-    pub(crate) fn extend(&self, mut claim: MemoryClaim, bytes: u64) -> Result<MemoryClaim, LimitExceeded> {
-        let exceeded =
-            || LimitExceeded::Memory { needed: bytes, held: self.total - self.free(), budget: self.total };
-        let grains = u32::try_from(bytes.div_ceil(GRAIN)).map_err(|_| exceeded())?;
-        if grains > 0 {
-            claim.0.merge(Arc::clone(&self.grains).try_acquire_many_owned(grains).map_err(|_| exceeded())?);
+    /// Claims room that must be there.
+    pub(crate) fn claim_now(&self, bytes: u64) -> Result<MemoryClaim, LimitExceeded> {
+        let permit = Arc::clone(&self.grains).try_acquire_many_owned(self.grains_of(bytes)?);
+        permit.map(MemoryClaim).map_err(|_| self.exceeded(bytes))
+    }
+
+    fn grains_of(&self, bytes: u64) -> Result<u32, LimitExceeded> {
+        if bytes > self.total {
+            return Err(self.exceeded(bytes));
         }
-        Ok(claim)
+        u32::try_from(bytes.div_ceil(GRAIN).max(1)).map_err(|_| self.exceeded(bytes))
+    }
+
+    fn exceeded(&self, needed: u64) -> LimitExceeded {
+        LimitExceeded::Memory { needed, held: self.total - self.free(), budget: self.total }
     }
 }
 

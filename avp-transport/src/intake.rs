@@ -84,22 +84,21 @@ impl Intake {
         Ok(self.memory.claim(bytes, self.limits.frame_timeout).await?)
     }
 
-    /// Checks the payload and makes the frame. An error here costs this frame only, unless the peer has sent too many
-    /// of the kind.
-    pub(crate) fn frame(&mut self, head: FrameHead, payload: Bytes, claim: MemoryClaim) -> Result<Frame> {
-        let on_wire = u64::from(head.payload_len_on_wire());
+    /// Checks the payload, which carries its claim on memory, and makes the frame. An error here costs this frame only,
+    /// unless the peer has sent too many of the kind.
+    pub(crate) fn frame(&mut self, head: FrameHead, payload: Bytes) -> Result<Frame> {
+        let compressed = head.header.flags.contains(Flags::COMPRESSED);
         let mut limits = Cow::Borrowed(&self.limits);
-        if head.header.flags.contains(Flags::COMPRESSED) {
-            let room = self.memory.free().saturating_add(on_wire);
-            limits.to_mut().memory_budget = room.min(self.limits.memory_budget);
+        if compressed {
+            limits.to_mut().memory_budget = self.memory.free().min(self.limits.memory_budget);
         }
         match head.into_frame(payload, &limits) {
-            Ok(mut frame) => {
+            Ok(mut frame) if compressed => {
                 let unpacked = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
-                let claim = self.memory.extend(claim, unpacked.saturating_sub(on_wire))?;
-                frame.payload = claim.attach(frame.payload);
+                frame.payload = self.memory.claim_now(unpacked)?.attach(frame.payload);
                 Ok(frame)
             }
+            Ok(frame) => Ok(frame),
             Err(source) => {
                 self.conduct.reject()?;
                 let peer = self.peer.clone();

@@ -232,6 +232,8 @@ struct MemoryReceiver {
     stage: Stage,
 }
 
+// One per connection; boxing the head would cost an allocation per frame.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Stage {
     Between,
@@ -245,7 +247,7 @@ impl MemoryReceiver {
         UsageError::Closed { peer: self.intake.peer.clone() }.into()
     }
 
-    async fn to_head(&mut self) -> Result<bool> {
+    async fn await_head(&mut self) -> Result<bool> {
         match self.stage {
             Stage::Judging(..) => return Ok(true),
             Stage::Ended => return Ok(false),
@@ -279,7 +281,7 @@ impl MemoryReceiver {
         let claim = self.intake.claim(crate::stream::memory_of(head)).await?;
         match std::mem::replace(&mut self.stage, Stage::Between) {
             Stage::Judging(head, (frame, _share)) => {
-                self.intake.frame(head, frame.payload, claim).inspect_err(|error| {
+                self.intake.frame(head, claim.attach(frame.payload)).inspect_err(|error| {
                     if !error.is_recoverable() {
                         self.stage = Stage::Failed;
                     }
@@ -307,7 +309,7 @@ impl MemoryReceiver {
 impl FrameReceiver for MemoryReceiver {
     fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
         Box::pin(async move {
-            self.to_head().await?;
+            self.await_head().await?;
             match &self.stage {
                 Stage::Judging(head, _) => Ok(Some(head)),
                 _ => Ok(None),

@@ -26,7 +26,8 @@ pub(super) struct Filling {
     filled: usize,
     len: usize,
     aligned_at: usize,
-    claim: MemoryClaim,
+    /// Held, and given back with the buffer.
+    _claim: MemoryClaim,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Filling {
             let first = if warm { len } else { len.min(FIRST_STEP) };
             Buffer::Pooled(pool.get_unfaulted(first, aligned_at))
         };
-        Self { buffer, filled: 0, len, aligned_at, claim }
+        Self { buffer, filled: 0, len, aligned_at, _claim: claim }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -87,13 +88,9 @@ impl Filling {
         Ok(count)
     }
 
-    /// The payload, once nothing is left, and its claim on memory.
-    pub(super) fn finish(self) -> (Bytes, MemoryClaim) {
-        let payload = match self.buffer {
-            Buffer::Own(own, offset) => Bytes::from(own).slice(offset..offset + self.len),
-            Buffer::Pooled(pooled) => pooled.freeze(),
-        };
-        (payload, self.claim)
+    /// The payload, once nothing is left. Memory stays claimed until its last view is dropped.
+    pub(super) fn finish(self) -> Bytes {
+        Bytes::from_owner(self)
     }
 
     fn room(&mut self) -> &mut [u8] {
@@ -118,6 +115,16 @@ impl Filling {
             }
             *full = larger;
         }
+    }
+}
+
+impl AsRef<[u8]> for Filling {
+    fn as_ref(&self) -> &[u8] {
+        match &self.buffer {
+            Buffer::Own(own, offset) => own.get(*offset..*offset + self.filled),
+            Buffer::Pooled(pooled) => pooled.get(..self.filled),
+        }
+        .unwrap_or_default()
     }
 }
 
@@ -156,7 +163,7 @@ mod tests {
             filling.read_from(&mut io, &pool).await.unwrap();
             assert!(capacity(&filling) <= FIRST_STEP.max(GROWTH * filling.filled()));
         }
-        assert_eq!(filling.finish().0, source);
+        assert_eq!(filling.finish(), source);
     }
 
     #[tokio::test]
@@ -178,7 +185,7 @@ mod tests {
                 while filling.left() > 0 {
                     filling.read_from(&mut io, &pool).await.unwrap();
                 }
-                let (payload, _claim) = filling.finish();
+                let payload = filling.finish();
                 assert_eq!(payload.len(), len);
                 assert_eq!(payload[start..].as_ptr().align_offset(ALIGNMENT), 0);
             }

@@ -17,7 +17,7 @@ use crate::options::Options;
 use crate::patience::Patience;
 
 /// Read-ahead while frames are small.
-const AHEAD: usize = 64 << 10;
+const AHEAD: usize = 128 << 10;
 /// Read-ahead after a large payload: room for a head, little of a payload, since that part is copied once more.
 const AHEAD_BULK: usize = 2 << 10;
 /// Payloads up to this size come through the read-ahead buffer.
@@ -37,7 +37,8 @@ pub(crate) struct StreamReceiver<R> {
     stage: Stage,
 }
 
-/// Where in a frame the stream stands.
+/// Where in a frame the stream stands. One per connection; boxing the head would cost an allocation per frame.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Stage {
     /// Before a head.
@@ -85,7 +86,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
     }
 
     /// Brings the stream to a head; `false` when the peer has finished.
-    async fn to_head(&mut self) -> Result<bool> {
+    async fn await_head(&mut self) -> Result<bool> {
         loop {
             match self.stage {
                 Stage::Judging(_) | Stage::Filling(..) => return Ok(true),
@@ -173,14 +174,14 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
 
     /// Judges the outcome of one read within a frame.
     fn note(&mut self, read: Option<io::Result<usize>>, have: usize, expected: usize) -> Result<()> {
+        if let Some(Ok(bytes @ 1..)) = read {
+            self.patience.moved(bytes);
+            return Ok(());
+        }
         let peer = self.intake.peer.clone();
         let (got, expected) = (to_u64(have), to_u64(expected));
         match read {
-            Some(Ok(0)) => self.fail(PeerFault::Truncated { peer, got, expected }),
-            Some(Ok(bytes)) => {
-                self.patience.moved(bytes);
-                Ok(())
-            }
+            Some(Ok(_)) => self.fail(PeerFault::Truncated { peer, got, expected }),
             Some(Err(source)) if source.kind() == io::ErrorKind::Interrupted => Ok(()),
             Some(Err(source)) => self.fail(IoFault::Broken { peer, source }),
             None => {
@@ -227,9 +228,9 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         self.fill().await?;
         match std::mem::replace(&mut self.stage, Stage::Between) {
             Stage::Filling(head, filling) => {
-                let (payload, claim) = filling.finish();
+                let payload = filling.finish();
                 self.intake
-                    .frame(head, payload, claim)
+                    .frame(head, payload)
                     .or_else(|error| if error.is_recoverable() { Err(error) } else { self.fail(error) })
             }
             other => {
@@ -305,7 +306,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
 impl<R: AsyncRead + Unpin + Send> FrameReceiver for StreamReceiver<R> {
     fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
         Box::pin(async move {
-            self.to_head().await?;
+            self.await_head().await?;
             match &self.stage {
                 Stage::Judging(head) | Stage::Filling(head, _) => Ok(Some(head)),
                 _ => Ok(None),
@@ -322,9 +323,9 @@ impl<R: AsyncRead + Unpin + Send> FrameReceiver for StreamReceiver<R> {
     }
 
     fn recv(&mut self) -> BoxFuture<'_, Result<Option<Frame>>> {
-        Box::pin(
-            async move { if self.to_head().await? { self.take_payload().await.map(Some) } else { Ok(None) } },
-        )
+        Box::pin(async move {
+            if self.await_head().await? { self.take_payload().await.map(Some) } else { Ok(None) }
+        })
     }
 
     fn restrict(&mut self, bytes: u64) {

@@ -52,6 +52,7 @@ macro_rules! conformance_tests {
             a_damaged_payload_costs_one_frame,
             damaged_frames_beyond_the_budget_end_the_connection,
             a_frame_beyond_the_memory_budget_is_refused_by_its_head,
+            a_payload_that_unpacks_beyond_the_budget_costs_one_frame,
             memory_is_free_again_when_frames_are_dropped,
             a_flood_of_tiny_frames_ends_the_connection,
             a_restricted_receiver_takes_no_more_than_its_bytes,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use avp_wire::{Bytes, EncodeOptions, EncodedFrame, Frame, Metadata};
+use avp_wire::{Bytes, Compression, EncodeOptions, EncodedFrame, Frame, Metadata};
 
 use tokio::task::JoinHandle;
 
@@ -66,6 +66,20 @@ pub async fn a_frame_beyond_the_memory_budget_is_refused_by_its_head(harness: &d
     assert!(matches!(error, TransportError::Limit(LimitExceeded::Frame { .. })), "{error}");
     drop(server);
     drop(sending.await);
+}
+
+/// A compressed payload that unpacks beyond the budget costs one frame, before it is unpacked.
+pub async fn a_payload_that_unpacks_beyond_the_budget_costs_one_frame(harness: &dyn Harness) {
+    let mut options = Options::default();
+    options.limits.memory_budget = 1 << 20;
+    let (client, mut server) = harness.pair(Options::default(), options).await;
+    let zstd = EncodeOptions { compression: Some(Compression::Fast), ..EncodeOptions::default() };
+    let bomb = Frame::new(Metadata::default(), vec![0; 8 << 20]).encode(&zstd).unwrap();
+    let _client = sending(client, vec![bomb, encoded(&sample(2, 100))]);
+    let error = server.recv().await.unwrap_err();
+    assert!(matches!(error, TransportError::Limit(LimitExceeded::Unpacked { .. })), "{error}");
+    assert!(error.is_recoverable());
+    assert_eq!(seen(&server.recv().await.unwrap().unwrap()), seen(&sample(2, 100)));
 }
 
 /// Frames count until their payloads are dropped; one that does not fit yet waits, then is an error to recover from.
