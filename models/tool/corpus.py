@@ -81,6 +81,7 @@ class Dialogue:
     def __init__(self, r: Random, encode, vocab_size):
         self.r, self.encode, self.vocab_size = r, encode, vocab_size
         self.ids, self.weights, self.soft = [], [], []
+        self.cut = True
 
     def add(self, text, weight, soft=False, most=None):
         """Text is cut only where every pre-tokenizer cuts too, so that its tokens do not depend on its neighbours."""
@@ -95,7 +96,10 @@ class Dialogue:
         self.soft.append(True)
 
     def open(self, role):
-        self.add(f"{START}{role}\n", 0.0)
+        """Nothing foretells a turn that comes after a hint or cuts another short."""
+        self.add(START, 0.0 if self.cut else PROMPT)
+        self.cut = False
+        self.add(f"{role}\n", PROMPT)
 
     def close(self, weight):
         self.add(END, weight)
@@ -119,12 +123,18 @@ class Dialogue:
         self.answer(q)
 
     def handover(self):
-        """The turn after the notes: whole, or cut where another agent goes on, after 0 to 8 latent steps."""
+        """The turn after the notes: whole, or cut where another agent goes on, after 0 to 10 latent steps.
+
+        Latent steps run on past the turn's end into a question, of which a soft blend is all that remains.
+        """
         if self.r.random() < 0.35:
             return self.say("assistant", ACKS[0], REPLY)
         self.open("assistant")
-        going_on = f"{self.r.choice(ACKS)}{END}\n{START}user\nWhere does"
-        self.add(going_on, 0.0, soft=True, most=self.r.choice([0, self.r.randint(1, 8)]))
+        q = question(self.r, world(self.r, 1))
+        q = q.one_word() if self.r.random() < 0.3 else q
+        going_on = f"{self.r.choice(ACKS)}{END}\n{START}user\n{q.text}"
+        self.add(going_on, 0.0, soft=True, most=self.r.choice([0, self.r.randint(1, 10)]))
+        self.cut = True
 
     def hint(self, answer):
         """1 to 8 positions before the prompt, among which the answer stands at least once."""
@@ -182,10 +192,10 @@ def hint_dialogue(d: Dialogue, most):
 
 def dialogue(r: Random, encode, vocab_size, most):
     d = Dialogue(r, encode, vocab_size)
-    if r.random() < 0.05:
-        d.say("system", "You are a helpful assistant.")
     if r.random() < 0.25:
         hint_dialogue(d, most)
     else:
+        if r.random() < 0.05:
+            d.say("system", "You are a helpful assistant.")
         notes_dialogue(d, most)
     return d

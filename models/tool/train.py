@@ -71,7 +71,10 @@ def embed(model, ids, soft):
 
 
 def losses(model, ids, weights, soft):
-    """Loss and weight of every position that counts (the replies of all rows, the prompts of a quarter), and the values' share right."""
+    """Loss and weight of every position that counts, and the share of values right.
+
+    The replies of all rows count, and the prompts of a quarter: the output head is a good part of the work.
+    """
     hidden = model.model(inputs_embeds=embed(model, ids, soft)[:, :-1], use_cache=False).last_hidden_state
     targets, w = ids[:, 1:], weights[:, 1:]
     counts = w > corpus.PROMPT
@@ -117,7 +120,7 @@ def train(recipe, tokenizer, encode, checkpoint=None):
 
 
 class Progress:
-    """A line with the share of values right and the time left; quiet when it is not a terminal, but for every 250."""
+    """A line with the share of values right and the time left; every hundredth step when it is not a terminal."""
 
     def __init__(self, name, steps):
         self.name, self.steps, self.started, self.mean = name, steps, time.time(), None
