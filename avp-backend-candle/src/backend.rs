@@ -13,6 +13,7 @@ use crate::config::DecoderConfig;
 use crate::config::json::{invalid, read_file, read_object};
 use crate::decoder::Decoder;
 use crate::error::engine;
+use crate::fingerprint;
 use crate::folder::{ChatFiles, required};
 use crate::options::{Device, LoadOptions};
 use crate::sequence::CandleSequence;
@@ -29,7 +30,8 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Loads a Hugging Face model folder, or a model of the hub by its id (`Qwen/Qwen2.5-0.5B`), which is
-    /// downloaded first unless it is cached. A folder of that name wins.
+    /// downloaded first unless it is cached (feature `hub`). A folder of that name wins. `HF_ENDPOINT` names
+    /// another hub.
     ///
     /// # Errors
     /// What is missing, wrong or not supported in the model's files, by file and key; what the hub answered.
@@ -38,11 +40,22 @@ impl CandleBackend {
         if model.is_dir() {
             return Self::load_folder(model, options);
         }
-        if model.is_file() {
-            let problem = "is a file; give the Hugging Face model folder that holds config.json";
-            return Err(invalid(model, problem));
+        #[cfg(feature = "hub")]
+        if let Some(id) = crate::hub::model_id(model) {
+            return Self::load_from_hub(id, options);
         }
-        crate::hub::load(model, options)
+        let problem = match model.is_file() {
+            true => "is a file; give the Hugging Face model folder that holds config.json",
+            false => "does not exist; give a Hugging Face model folder or a hub id such as Qwen/Qwen2.5-0.5B",
+        };
+        Err(invalid(model, problem))
+    }
+
+    #[cfg(feature = "hub")]
+    fn load_from_hub(id: &str, options: &LoadOptions) -> Result<Self, BackendError> {
+        let folder = crate::hub::fetch(id, options)?;
+        let model_id = options.model_id.clone().or_else(|| Some(id.to_owned()));
+        Self::load_folder(&folder, &LoadOptions { model_id, ..options.clone() })
     }
 
     /// Loads a Hugging Face model folder.
@@ -59,9 +72,10 @@ impl CandleBackend {
         let shards = Shards::open(folder)?;
         let weights = Weights::new(&shards, candle_dtype(dtype), &device, options.progress.clone())?;
         let model = Decoder::load(config, weights, candle_dtype(dtype), &device)?;
+        let fingerprint = fingerprint::of_weights(&shards.paths(), options)?;
         let info = ModelInfo {
             identity,
-            weights: None,
+            weights: Some(fingerprint),
             source: folder.to_path_buf(),
             num_heads: model.config.heads,
             vocab_size: model.config.vocab,

@@ -1,6 +1,7 @@
 //! The tokenizer of a model folder.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use avp_backend::{BackendError, TextCodec};
@@ -17,8 +18,12 @@ pub(crate) struct HfCodec {
 impl HfCodec {
     pub(crate) fn load(path: &Path) -> Result<Self, BackendError> {
         let bytes = read_file(path)?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes)
-            .map_err(|e| invalid(path, format!("is not a tokenizer of the tokenizers library: {e}")))?;
+        // The tokenizers library panics on some files that are not JSON, or JSON of unforeseen form.
+        if let Err(e) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+            return Err(invalid(path, format!("is not valid JSON: {e}")));
+        }
+        let problem = |e: String| invalid(path, format!("is not a tokenizer of the tokenizers library: {e}"));
+        let mut tokenizer = guarded(|| Tokenizer::from_bytes(bytes)).map_err(problem)?;
         // Some files ask to cut or fill every input to the length of their training batches.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| invalid(path, e.to_string()))?;
@@ -39,15 +44,23 @@ impl HfCodec {
 
 impl TextCodec for HfCodec {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, BackendError> {
-        let encoding = self.tokenizer.encode_fast(text, add_special);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| BackendError::Tokenizer(e.to_string()))
+        let encoding = guarded(|| self.tokenizer.encode_fast(text, add_special));
+        encoding.map(|e| e.get_ids().to_vec()).map_err(BackendError::Tokenizer)
     }
 
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, BackendError> {
-        self.tokenizer.decode(ids, skip_special).map_err(|e| BackendError::Tokenizer(e.to_string()))
+        guarded(|| self.tokenizer.decode(ids, skip_special)).map_err(BackendError::Tokenizer)
     }
 
     fn vocab(&self) -> HashMap<String, u32> {
         self.tokenizer.get_vocab(true).into_iter().collect()
+    }
+}
+
+/// Runs a call of the tokenizers library, whose panics on odd model files become errors.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned()),
+        Err(_) => Err("the tokenizers library cannot handle it".to_owned()),
     }
 }

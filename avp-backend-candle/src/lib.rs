@@ -10,6 +10,8 @@
 //! lie in preallocated tensors `[1, kv_heads, capacity, head_dim]` per layer, appended in place, copied on the
 //! first write after a fork, and exported and imported as canonical KV without intermediate tensors.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 mod backend;
 mod cache;
 mod canonical;
@@ -17,7 +19,9 @@ mod codec;
 mod config;
 mod decoder;
 mod error;
+mod fingerprint;
 mod folder;
+#[cfg(feature = "hub")]
 mod hub;
 mod kernels;
 mod mmap;

@@ -9,7 +9,7 @@ use avp_wire::KvDtype;
 /// How far loading is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
-    /// What is being loaded: `weights`, or the file that is being downloaded.
+    /// What is being done: `weights`, `fingerprint`, or the name of the file that is being downloaded.
     pub what: Cow<'static, str>,
     /// Bytes done.
     pub done: u64,
@@ -40,7 +40,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// Told about progress.
     pub progress: Option<ProgressFn>,
-    /// Where hub downloads are kept; the hub's own cache folder if none.
+    /// Where downloads of the hub and fingerprints of checkpoints are kept. If none, the hub's own cache folder
+    /// (`HF_HOME`) and `avp` in the user's cache folder.
     pub cache_dir: Option<PathBuf>,
     /// Name that the model announces; if none, the hub id or the folder's name.
     pub model_id: Option<String>,

@@ -17,8 +17,8 @@ use crate::error::engine;
 use crate::mmap;
 use crate::options::{LoadProgress, ProgressFn};
 
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// Elements converted by one rayon task.
 const CONVERT_BLOCK: usize = 1 << 16;
 
@@ -31,6 +31,11 @@ impl Shards {
     pub(crate) fn open(folder: &Path) -> Result<Self, BackendError> {
         let map = |path: PathBuf| mmap::map(&path).map(|m| (path, m));
         Ok(Self(shard_paths(folder)?.into_iter().map(map).collect::<Result<_, _>>()?))
+    }
+
+    /// Paths of the files.
+    pub(crate) fn paths(&self) -> Vec<&Path> {
+        self.0.iter().map(|(path, _)| path.as_path()).collect()
     }
 }
 
@@ -58,6 +63,19 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, BackendError> {
 }
 
 fn indexed_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, BackendError> {
+    let existing = |name: String| {
+        let path = folder.join(&name);
+        let missing = || BackendError::ModelFileMissing {
+            path: folder.to_path_buf(),
+            what: format!("{name}, which {INDEX} names"),
+        };
+        if path.is_file() { Ok(path) } else { Err(missing()) }
+    };
+    indexed_names(index)?.into_iter().map(existing).collect()
+}
+
+/// Names of the files that `model.safetensors.index.json` at `index` lists; plain names, no paths.
+pub(crate) fn indexed_names(index: &Path) -> Result<BTreeSet<String>, BackendError> {
     let object = read_object(index)?;
     let Some(Value::Object(weight_map)) = object.get("weight_map") else {
         return Err(invalid(index, "has no weight_map object"));
@@ -65,22 +83,11 @@ fn indexed_paths(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, BackendErr
     let mut names = BTreeSet::new();
     for (tensor, file) in weight_map {
         match file.as_str().filter(|f| Path::new(f).file_name().is_some_and(|name| name == *f)) {
-            Some(file) => names.insert(file),
+            Some(file) => names.insert(file.to_owned()),
             None => return Err(invalid(index, format!("maps {tensor} to {file}, which is not a file name"))),
         };
     }
-    if names.is_empty() {
-        return Err(invalid(index, "has an empty weight_map"));
-    }
-    let existing = |name: &str| {
-        let path = folder.join(name);
-        let missing = || BackendError::ModelFileMissing {
-            path: folder.to_path_buf(),
-            what: format!("{name}, which {INDEX} names"),
-        };
-        if path.is_file() { Ok(path) } else { Err(missing()) }
-    };
-    names.into_iter().map(existing).collect()
+    if names.is_empty() { Err(invalid(index, "has an empty weight_map")) } else { Ok(names) }
 }
 
 /// Reader of tensors by name.

@@ -24,6 +24,18 @@ pub enum BackendError {
         /// What is wrong with it and what was expected.
         problem: String,
     },
+    /// A model could not be had from the hub.
+    #[error(
+        "{model} is no folder here and could not be had from {endpoint}: {problem}; give a model folder, or check the id and the connection"
+    )]
+    Download {
+        /// The hub id.
+        model: String,
+        /// The hub.
+        endpoint: String,
+        /// What it answered, or why it did not.
+        problem: String,
+    },
     /// The architecture or one of its options is not implemented.
     #[error("{what} is not supported; supported: {supported}")]
     Unsupported {

@@ -202,11 +202,7 @@ fn head_dim(c: &Object<'_>, family: Family, hidden: usize, heads: usize) -> Resu
 
 fn activation(c: &Object<'_>, family: Family) -> Result<Activation, BackendError> {
     let name = match family.is_gemma() {
-        true => match c.str("hidden_activation")? {
-            Some(name) => name,
-            // Early Gemma configs say "gelu" here and mean the tanh approximation, as transformers takes it.
-            None => "gelu_pytorch_tanh",
-        },
+        true => c.str("hidden_activation")?.unwrap_or("gelu_pytorch_tanh"),
         false => c.str("hidden_act")?.unwrap_or("silu"),
     };
     match name {

@@ -80,10 +80,8 @@ impl Attention {
         let stored = cache.shape().dtype;
         cache.write(index, step.start, &k.to_dtype(stored)?, &v.transpose(1, 2)?.to_dtype(stored)?)?;
 
-        // Positions that no query of this step sees are not read.
-        let seen = self.layer.window.map_or(0, |w| (step.start + 1).saturating_sub(w));
-        let total = step.start + n;
-        let read = |t: &Tensor| t.squeeze(0)?.narrow(1, seen, total - seen)?.to_dtype(x.dtype());
+        let view = step.view(self.layer.window)?;
+        let read = |t: &Tensor| t.squeeze(0)?.narrow(1, view.first, view.keys)?.to_dtype(x.dtype());
         let kv = cache.layer(index)?;
         let (k, v) = (read(&kv.k)?, read(&kv.v)?);
 
@@ -94,35 +92,59 @@ impl Attention {
         if let Some(cap) = self.softcap {
             scores = ((scores / cap)?.tanh()? * cap)?;
         }
-        let mut scores = scores.reshape((self.kv_heads, group, n, total - seen))?.to_dtype(DType::F32)?;
-        if let Some(mask) = step.mask(self.layer.window, seen)? {
-            scores = scores.broadcast_add(&mask)?;
+        let mut scores = scores.reshape((self.kv_heads, group, n, view.keys))?.to_dtype(DType::F32)?;
+        if let Some(mask) = &view.mask {
+            scores = scores.broadcast_add(mask)?;
         }
         let probs = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(x.dtype())?;
-        let mixed = probs.reshape((self.kv_heads, group * n, total - seen))?.matmul(&v)?;
+        let mixed = probs.reshape((self.kv_heads, group * n, view.keys))?.matmul(&v)?;
         let mixed = mixed.reshape((self.heads, n, self.head_dim))?.transpose(0, 1)?.contiguous()?;
         self.o.forward(&mixed.reshape((n, self.heads * self.head_dim))?)
     }
 }
 
-/// What all layers share in one pass over `n` positions.
+/// What all layers share in one pass over `n` positions from `start` on.
 pub(crate) struct Step {
-    pub(crate) start: usize,
-    n: usize,
-    device: Device,
+    start: usize,
     /// Cosines and sines `[n, head_dim / 2]` of each kind of rotary embedding.
     rotations: Vec<(Tensor, Tensor)>,
+    views: Vec<View>,
+}
+
+/// What the queries of a pass see of the cache under one sliding window, or under none.
+struct View {
+    window: Option<usize>,
+    /// First position that any query sees; those before are not read.
+    first: usize,
+    /// Positions from there on.
+    keys: usize,
+    /// What to add to scores `[.., n, keys]`: 0 where a query sees a key, else minus infinity. None if all see
+    /// all.
+    mask: Option<Tensor>,
 }
 
 impl Step {
-    pub(crate) fn new(start: usize, n: usize, ropes: &[Rope], device: &Device) -> Result<Self> {
+    pub(crate) fn new(start: usize, n: usize, config: &DecoderConfig, device: &Device) -> Result<Self> {
         let rotation = |rope: &Rope| {
             let (cos, sin) = rope.angles(start, n);
             let shape = (n, rope.inv_freq.len());
             Ok((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
         };
-        let rotations = ropes.iter().map(rotation).collect::<Result<Vec<_>>>()?;
-        Ok(Self { start, n, device: device.clone(), rotations })
+        let rotations = config.ropes.iter().map(rotation).collect::<Result<Vec<_>>>()?;
+        let mut views: Vec<View> = Vec::new();
+        for layer in &config.layers {
+            if views.iter().all(|v| v.window != layer.window) {
+                views.push(View::new(layer.window, start, n, device)?);
+            }
+        }
+        Ok(Self { start, rotations, views })
+    }
+
+    fn view(&self, window: Option<usize>) -> Result<&View> {
+        match self.views.iter().find(|v| v.window == window) {
+            Some(view) => Ok(view),
+            None => candle_core::bail!("no mask for a window of {window:?}"),
+        }
     }
 
     /// Rotates `x [1, n, heads, head_dim]` into `[1, heads, n, head_dim]`, in f32.
@@ -133,25 +155,24 @@ impl Step {
         let by_head = x.transpose(1, 2)?.to_dtype(DType::F32)?.contiguous()?;
         candle_nn::rotary_emb::rope(&by_head, cos, sin)?.to_dtype(x.dtype())
     }
+}
 
-    /// What to add to scores `[.., n, seen..start + n]`: 0 where query `i` sees key `j`, else minus infinity.
-    /// None if every query sees every key.
-    fn mask(&self, window: Option<usize>, seen: usize) -> Result<Option<Tensor>> {
-        if self.n == 1 {
-            return Ok(None);
+impl View {
+    fn new(window: Option<usize>, start: usize, n: usize, device: &Device) -> Result<Self> {
+        // Query q sees key k if q - window < k <= q.
+        let first_seen = |query: usize| window.map_or(0, |w| (query + 1).saturating_sub(w));
+        let first = first_seen(start);
+        let keys = start + n - first;
+        if n == 1 {
+            return Ok(Self { window, first, keys, mask: None });
         }
-        let width = self.start + self.n - seen;
-        let mut mask = vec![0f32; self.n * width];
-        for (i, row) in mask.chunks_exact_mut(width).enumerate() {
-            let query = self.start + i;
-            let first = window.map_or(0, |w| (query + 1).saturating_sub(w)).saturating_sub(seen);
-            for (j, m) in row.iter_mut().enumerate() {
-                if j < first || j + seen > query {
-                    *m = f32::NEG_INFINITY;
-                }
+        let mut mask = vec![f32::NEG_INFINITY; n * keys];
+        for (query, row) in (start..).zip(mask.chunks_exact_mut(keys)) {
+            if let Some(seen) = row.get_mut(first_seen(query) - first..=query - first) {
+                seen.fill(0.0);
             }
         }
-        Tensor::from_vec(mask, (self.n, width), &self.device).map(Some)
+        Ok(Self { window, first, keys, mask: Some(Tensor::from_vec(mask, (n, keys), device)?) })
     }
 }
 

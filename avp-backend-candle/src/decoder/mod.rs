@@ -138,7 +138,7 @@ impl Decoder {
     }
 
     fn forward_chunk(&self, mut x: Tensor, start: usize, cache: &mut KvCache) -> Result<Tensor> {
-        let step = Step::new(start, x.dim(0)?, &self.config.ropes, &self.device)?;
+        let step = Step::new(start, x.dim(0)?, &self.config, &self.device)?;
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, index, cache, &step)?;
         }

@@ -7,10 +7,12 @@ use super::{Element, Values, dot, for_values};
 
 /// Rows of `x` up to which the product streams the weights once, dot product by dot product.
 const FEW_ROWS: usize = 4;
+/// The same for half types, for which the alternative is to convert blocks of weights.
+const FEW_ROWS_HALF: usize = 12;
 /// Weight rows per rayon task.
 const TASK_ROWS: usize = 64;
 /// Weight rows that are converted to f32 at a time for candle's product.
-const CONVERT_ROWS: usize = 512;
+const CONVERT_ROWS: usize = 1024;
 
 /// `x [n, k]` in f32 times the transpose of `weight [m, k]` in any weight type: `[n, m]` in f32.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
@@ -19,7 +21,8 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor>
     if k != weight_k || k == 0 {
         candle_core::bail!("a product of [{n}, {k}] with [{m}, {weight_k}] transposed");
     }
-    if n > FEW_ROWS {
+    let few = if weight.dtype() == DType::F32 { FEW_ROWS } else { FEW_ROWS_HALF };
+    if n > few {
         return many_rows(x, weight);
     }
     let x = x.contiguous()?;
@@ -59,13 +62,29 @@ fn many_rows(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
     if weight.dtype() == DType::F32 {
         return x.matmul(&weight.t()?);
     }
-    let m = weight.dim(0)?;
-    let product = |start: usize| {
-        let rows = weight.narrow(0, start, CONVERT_ROWS.min(m.saturating_sub(start)))?;
-        x.matmul(&rows.to_dtype(DType::F32)?.t()?)
+    let k = weight.dim(1)?;
+    let (storage, layout) = weight.storage_and_layout();
+    let Storage::Cpu(cpu) = &*storage else {
+        candle_core::bail!("a CPU product of tensors on another device")
     };
-    let blocks = (0..m).step_by(CONVERT_ROWS).map(product).collect::<candle_core::Result<Vec<_>>>()?;
+    let blocks = for_values!(Values::new(cpu, layout)?, w => {
+        let blocks = w.chunks(CONVERT_ROWS.saturating_mul(k));
+        blocks.map(|rows| x.matmul(&in_f32(rows, k)?.t()?)).collect::<candle_core::Result<Vec<_>>>()?
+    });
     Tensor::cat(&blocks, 1)
+}
+
+/// Weight rows `[.., k]` as an f32 tensor.
+fn in_f32<T: Element>(rows: &[T], k: usize) -> candle_core::Result<Tensor> {
+    let mut out = vec![0f32; rows.len()];
+    out.par_chunks_mut(k).zip(rows.par_chunks(k)).for_each(|(out, row)| {
+        T::blocks(row, |start, block| {
+            if let Some(out) = out.get_mut(start..start.saturating_add(block.len())) {
+                out.copy_from_slice(block);
+            }
+        });
+    });
+    Tensor::from_vec(out, (rows.len() / k, k), &Device::Cpu)
 }
 
 #[cfg(test)]
