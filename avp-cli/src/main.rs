@@ -1,3 +1,35 @@
-//! Placeholder.
+//! The `avp` program: thin over the `avp` crate.
 
-fn main() {}
+mod args;
+mod commands;
+mod demo;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    let result = match cli.command {
+        Command::Think(args) => commands::think::run(args, json),
+        Command::Generate(args) => commands::generate::run(args, json),
+        Command::Inspect(args) => commands::inspect::run(args, json),
+        Command::Models(args) => commands::models::run(args, json),
+        Command::Serve(args) => commands::serve::run(args, json).await,
+        Command::Ask(args) => commands::ask::run(args, json).await,
+        Command::Demo(args) => demo::run(args, json).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error, json);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use avp_backend::{Backend, Context, ContextError, ContextStamp, VerificationPolicy};
-use avp_wire::{BufferPool, DecodeError, EncodeError, EncodeOptions, Flags, Frame, FrameHead, Header, KvHeader, Limits};
+use avp_wire::{
+    BufferPool, DecodeError, EncodeError, EncodeOptions, Flags, Frame, FrameHead, Header, KvHeader, Limits,
+};
 
 /// Why a context file could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +76,11 @@ pub fn save_context(
     text: Option<&str>,
     pool: &BufferPool,
 ) -> Result<u64, FileError> {
-    let stamp =
-        ContextStamp { model_hash: model_hash.map(str::to_owned), extensions: true, ..ContextStamp::default() };
+    let stamp = ContextStamp {
+        model_hash: model_hash.map(str::to_owned),
+        extensions: true,
+        ..ContextStamp::default()
+    };
     let mut frame = context.to_frame(&stamp, pool).map_err(FileError::context(path))?;
     if let Some(value) = text.and_then(crate::text_key::encode) {
         frame.metadata.extra.insert(crate::text_key::TEXT.to_owned(), value);

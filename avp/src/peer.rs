@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use avp_backend::{ContextError, GenerateOptions};
 use avp_handshake::{
-    Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, PeerId, Reject, Resolution, TextMessage,
+    Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, PeerId, Reject, Resolution,
+    TextMessage,
 };
 use avp_transport::{
-    Connection, Options as TransportOptions, TransportError, TransportUrl, UrlError, connect, negotiate_client,
+    Connection, Options as TransportOptions, TransportError, TransportUrl, UrlError, connect,
+    negotiate_client,
 };
 use avp_wire::{EncodeError, EncodeOptions, ErrorCode, Fault, Frame, KvError, ext};
 
@@ -55,7 +57,9 @@ pub enum AskError {
         message: String,
     },
     /// Nothing of the context can be handed over.
-    #[error("{why}, and the text behind the context is not at hand; give that text (--text), or ask a peer that runs the model that made the context")]
+    #[error(
+        "{why}, and the text behind the context is not at hand; give that text (--text), or ask a peer that runs the model that made the context"
+    )]
     NothingToHandOver {
         /// Why the KV cache will not do.
         why: String,
@@ -179,7 +183,8 @@ impl Peer {
                 transfer = Some(id);
             }
             Handover::Text { why } => {
-                let text = ask.text.as_ref().ok_or_else(|| AskError::NothingToHandOver { why: why.clone() })?;
+                let text =
+                    ask.text.as_ref().ok_or_else(|| AskError::NothingToHandOver { why: why.clone() })?;
                 content = format!("{text}\n{content}");
             }
             Handover::Nothing => {}

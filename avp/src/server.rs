@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use avp_backend::{
-    Backend, Context, ContextError, GenerateError, GenerateOptions, Generation, Prompt, VerificationPolicy, generate,
+    Backend, Context, ContextError, GenerateError, GenerateOptions, Generation, Prompt, VerificationPolicy,
+    generate,
 };
 use avp_handshake::{NegotiatorConfig, PeerId, Reject, TextMessage};
 use avp_transport::{
-    Connection, Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError,
-    listen, negotiate_server,
+    Connection, Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError, listen,
+    negotiate_server,
 };
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Mode, PayloadType};
@@ -196,13 +197,17 @@ impl Session {
         }
         let kind = frame.kind().map_err(|e| Reject::new(e.code(), e.to_string()))?;
         match kind {
-            Some(FrameKind::Text) if frame.metadata.mode == Mode::Json => self.question(&frame).await.map(Some),
+            Some(FrameKind::Text) if frame.metadata.mode == Mode::Json => {
+                self.question(&frame).await.map(Some)
+            }
             Some(FrameKind::Slab) if frame.metadata.payload_type == PayloadType::KvCache => {
                 let transfer = frame.metadata.extra.get(ext::TRANSFER).cloned().unwrap_or_default();
                 self.pending = Some((transfer, import(Arc::clone(&self.shared), frame).await));
                 Ok(None)
             }
-            _ => Err(Reject::new(ErrorCode::UnexpectedFrame, "expected a context (slab) or a question (text)")),
+            _ => {
+                Err(Reject::new(ErrorCode::UnexpectedFrame, "expected a context (slab) or a question (text)"))
+            }
         }
     }
 
@@ -215,7 +220,9 @@ impl Session {
             None => None,
             Some(id) => match self.pending.take_if(|(pending, _)| pending == id) {
                 Some((_, context)) => Some(context?),
-                None => return Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer")),
+                None => {
+                    return Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer"));
+                }
             },
         };
         let verification = context.as_ref().map(Context::verification);
@@ -261,8 +268,7 @@ impl Session {
 }
 
 async fn import(shared: Arc<Shared>, frame: Frame) -> Result<Context, Reject> {
-    let run =
-        move || Context::from_frame(&frame, shared.agent.backend().as_ref(), shared.options.policy);
+    let run = move || Context::from_frame(&frame, shared.agent.backend().as_ref(), shared.options.policy);
     blocking(run).await?.map_err(|error| Reject::new(import_code(&error), error.to_string()))
 }
 

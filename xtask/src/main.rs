@@ -1,3 +1,41 @@
-//! Placeholder.
+//! Repository tasks. `cargo xtask` lists them.
 
-fn main() {}
+mod bench;
+mod interop;
+mod sh;
+mod test;
+mod venv;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask test               everything that CI runs: format, lints, docs, all tests, the Python peer live
+cargo xtask interop [--torch]  the Python peer alone; --torch adds transformers (5.6 GB of packages)
+cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
+cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            sh::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["test"] => test::run(),
+        ["interop"] => interop::run(false),
+        ["interop", "--torch"] => interop::run(true),
+        ["fixtures"] => interop::fixtures(),
+        ["bench", rest @ ..] => bench::run(rest),
+        _ => bail!("usage:\n{USAGE}"),
+    }
+}

@@ -1,0 +1,69 @@
+//! `avp generate`.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, Result};
+use avp::{GenerateEvent, GenerateOptions, Generation, Prompt, generate, load_context};
+use serde_json::json;
+
+use super::model;
+use crate::args::GenerateArgs;
+use crate::output;
+use crate::progress::Bar;
+
+pub(crate) fn run(args: GenerateArgs, json: bool) -> Result<()> {
+    let backend = model::load(&args.model.model, &args.model.engine)?;
+    let policy = model::policy(args.require_verified);
+    let context = args
+        .context
+        .as_ref()
+        .map(|f| load_context(f, backend.as_ref(), policy, &model::pool()))
+        .transpose()?;
+    let options = GenerateOptions::from(args.sampling);
+    let bar = Bar::default();
+    let mut printed = Ok(());
+    let written =
+        generate(backend.as_ref(), &Prompt::User(args.prompt), context.as_ref(), &options, &mut |event| {
+            match event {
+                GenerateEvent::Progress(progress) => bar.thinking(progress),
+                GenerateEvent::Text(text) => {
+                    bar.clear();
+                    if !json {
+                        printed = output::piece(text);
+                    }
+                }
+                _ => {}
+            }
+            if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    bar.clear();
+    let generation = written.context("cannot generate")?;
+    if let Err(error) = printed {
+        return closed_pipe(error);
+    }
+    if json {
+        let verification = context.as_ref().map(|c| format!("{:?}", c.verification()).to_lowercase());
+        return Ok(output::object(&record(&generation, verification))?);
+    }
+    output::line("")?;
+    Ok(())
+}
+
+fn record(generation: &Generation, verification: Option<String>) -> serde_json::Value {
+    json!({
+        "text": generation.text,
+        "tokens": generation.tokens,
+        "stop": format!("{:?}", generation.stop),
+        "prompt_tokens": generation.prompt_tokens,
+        "context_tokens": generation.context_tokens,
+        "verification": verification,
+        "prefill_seconds": generation.prefill_time.as_secs_f64(),
+        "decode_seconds": generation.decode_time.as_secs_f64(),
+    })
+}
+
+/// `avp generate .. | head -1` ends without a complaint.
+fn closed_pipe(error: io::Error) -> Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error).context("cannot print") }
+}

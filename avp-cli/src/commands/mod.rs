@@ -1,0 +1,9 @@
+//! One module per command.
+
+pub(crate) mod ask;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod model;
+pub(crate) mod models;
+pub(crate) mod serve;
+pub(crate) mod think;

@@ -1,0 +1,68 @@
+//! `avp serve`.
+
+use anyhow::Result;
+use avp::{Agent, ServeOptions, Served, serve};
+use serde_json::json;
+
+use super::model;
+use crate::args::ServeArgs;
+use crate::output;
+
+pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
+    let backend = model::load(&args.model.model, &args.model.engine)?;
+    let model_id = backend.info().identity.model_id.clone();
+    let agent = Agent::new(&args.name, backend).with_cache_dir(model::cache_dir());
+    let mut options = ServeOptions::default();
+    options.transport.allow_remote = args.allow_remote;
+    options.policy = model::policy(args.require_verified);
+    options.max_generations = usize::from(args.max_generations);
+    let server = serve(agent, &args.listen, options, move |served| report(served, json)).await?;
+    let url = server.url().to_string();
+    if json {
+        output::object(&json!({ "listening": url, "model": model_id }))?;
+    } else {
+        output::line(&format!("{model_id} listens at {url}; Ctrl-C ends it"))?;
+    }
+    server.run(ended(args.until_stdin_closes)).await?;
+    Ok(())
+}
+
+/// Ready at Ctrl-C, at SIGTERM, or, where asked for, when whoever started this is gone.
+async fn ended(until_stdin_closes: bool) {
+    let stdin_closed = async {
+        if !until_stdin_closes {
+            std::future::pending::<()>().await;
+        }
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated() => {}
+        () = stdin_closed => {}
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending().await
+}
+
+/// One line per question, never its text.
+fn report(served: &Served, json: bool) {
+    if !json {
+        let peer: String = served.peer.chars().filter(|c| !c.is_control()).collect();
+        output::note(&format!(
+            "{peer}: {} tokens taken over, {} processed, {} written",
+            served.context_tokens, served.prompt_tokens, served.answer_tokens
+        ));
+    }
+}

@@ -1,0 +1,123 @@
+//! `avp demo`: the same questions answered by one agent alone, after text, and after a handover.
+
+mod agent;
+mod questions;
+mod report;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use avp::{
+    Agent, Answer, Ask, ContextStamp, GenerateOptions, Peer, Prompt, SamplingOptions, TransportOptions,
+};
+
+use crate::args::DemoArgs;
+use crate::commands::model;
+use crate::progress::Bar;
+use agent::SecondAgent;
+use questions::{Question, Values};
+use report::Report;
+
+/// The model that both agents run if none is named.
+const MODEL: &str = "avp-demo-qwen2-m";
+/// Answers are short sentences.
+const MAX_TOKENS: usize = 24;
+
+/// One question, answered in three ways.
+pub(crate) struct Row {
+    question: Question,
+    direct: Outcome,
+    text: Outcome,
+    latent: Outcome,
+    /// Whether the second process wrote exactly the tokens that one process doing both writes.
+    identical: bool,
+    /// Time of the first agent's reading and thinking.
+    think_time: Duration,
+}
+
+/// One answer.
+pub(crate) struct Outcome {
+    answer: String,
+    correct: bool,
+    /// Tokens that the answering agent had to process before it could answer.
+    receiver_tokens: usize,
+    bytes: u64,
+    time: Duration,
+}
+
+pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
+    let name = args.model.as_deref().unwrap_or(MODEL);
+    let questions = questions::load(args.questions)?;
+    let values = questions::values()?;
+    let started = Instant::now();
+    // The second process loads its own copy of the model while this one loads.
+    let second = SecondAgent::start(name, &args.engine)?;
+    let backend = model::load(name, &args.engine)?;
+    let first = Agent::new("reader", backend).with_cache_dir(model::cache_dir());
+    let second = second.listening().await?;
+    let mut peer = Peer::connect(second.url(), first.hello(), &TransportOptions::default())
+        .await
+        .context("cannot reach the second agent")?;
+    let mut report = Report::new(&first, second.url(), &peer, &args, started.elapsed());
+    if !json {
+        report.print_head()?;
+    }
+    let bar = Bar::default();
+    for (i, question) in questions.into_iter().enumerate() {
+        bar.counting("questions", i, args.questions);
+        let row = ask_three_ways(&first, &mut peer, question, &values, args.steps).await?;
+        bar.clear();
+        if !json {
+            report.print_row(&row)?;
+        }
+        report.rows.push(row);
+    }
+    bar.clear();
+    peer.close().await?;
+    second.stop().await?;
+    report.print_summary(json)
+}
+
+async fn ask_three_ways(
+    first: &Agent,
+    peer: &mut Peer,
+    question: Question,
+    values: &Values,
+    steps: usize,
+) -> Result<Row> {
+    let options =
+        GenerateOptions { max_tokens: MAX_TOKENS, sampling: SamplingOptions::greedy(), ..Default::default() };
+    let alone = Prompt::User(question.text.clone());
+
+    let together = Prompt::User(format!("{}\n{}", question.notes, question.text));
+    let direct =
+        first.generate(together, None, options.clone(), |_| std::ops::ControlFlow::Continue(())).await?;
+    let direct = Outcome {
+        correct: values.correct(&direct.text, &question),
+        answer: direct.text,
+        receiver_tokens: direct.prompt_tokens,
+        bytes: 0,
+        time: direct.prefill_time + direct.decode_time,
+    };
+
+    let ask = |context, text| Ask { prompt: question.text.clone(), context, text, options: options.clone() };
+    let by_text = peer.ask(&ask(None, Some(question.notes.clone()))).await?;
+
+    let started = Instant::now();
+    let context = first.think(Prompt::User(question.notes.clone()), None, steps).await?;
+    let think_time = started.elapsed();
+    let stamp = ContextStamp { extensions: true, ..ContextStamp::default() };
+    let frame = context.to_frame(&stamp, &model::pool())?;
+    let by_latent = peer.ask(&ask(Some(frame), None)).await?;
+
+    let both = first.generate(alone, Some(context), options, |_| std::ops::ControlFlow::Continue(())).await?;
+    let outcome = |answer: &Answer| Outcome {
+        correct: values.correct(&answer.text, &question),
+        answer: answer.text.clone(),
+        receiver_tokens: answer.prompt_tokens,
+        bytes: answer.bytes_sent,
+        time: answer.elapsed,
+    };
+    let (text, latent) = (outcome(&by_text), outcome(&by_latent));
+    Ok(Row { direct, text, latent, identical: both.tokens == by_latent.tokens, think_time, question })
+}

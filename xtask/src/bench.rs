@@ -1,0 +1,22 @@
+//! `cargo xtask bench`: the table of figures, each beside what it is measured against.
+
+use anyhow::Result;
+
+use crate::sh::{self, cargo, command, target};
+use crate::test::BUILD;
+use crate::venv;
+
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    let torch = args.contains(&"--torch");
+    let python = venv::python(torch)?.display().to_string();
+    let out = target().join("bench");
+    std::fs::create_dir_all(&out)?;
+    let (json, html) = (out.join("bench.json"), out.join("bench.html"));
+    let (json, html) = (json.display().to_string(), html.display().to_string());
+    let own: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--torch").collect();
+    let build = [&["build"], &BUILD[..]].concat();
+    sh::run("build", &mut cargo(&build))?;
+    let program = target().join("release").join("avp-bench");
+    let args = [&["--python", &python, "--json", &json, "--html", &html][..], &own].concat();
+    sh::run("benches", &mut command(program, &args))
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask test`: all that CI runs.
+
+use anyhow::Result;
+
+use crate::interop;
+use crate::sh::{self, cargo, command, say};
+
+/// One profile and one selection of packages, so that the engine crates are built once.
+pub(crate) const BUILD: [&str; 2] = ["--release", "--workspace"];
+
+pub(crate) fn run() -> Result<()> {
+    sh::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    // Tests before lints: what they build is what most people look for first.
+    sh::run("tests", &mut cargo(&[&["test"], &BUILD[..]].concat()))?;
+    interop::run(false)?;
+    let lints = [&["clippy"], &BUILD[..], &["--all-targets", "--", "-D", "warnings"]].concat();
+    sh::run("lints", &mut cargo(&lints))?;
+    let docs = [&["doc"], &BUILD[..], &["--no-deps"]].concat();
+    sh::run("docs", cargo(&docs).env("RUSTDOCFLAGS", "-D warnings"))?;
+    deny()
+}
+
+/// Licenses, bans and sources of the dependencies, where cargo-deny is installed.
+fn deny() -> Result<()> {
+    let there = command("cargo-deny", &["--version"]).output().is_ok_and(|output| output.status.success());
+    if !there {
+        say("==> dependencies: skipped, cargo-deny is not installed (cargo install --locked cargo-deny)");
+        return Ok(());
+    }
+    sh::run("dependencies", &mut command("cargo-deny", &["check", "bans", "licenses", "sources"]))
+}

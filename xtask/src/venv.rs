@@ -1,0 +1,60 @@
+//! Virtual environments with the Python peer, made under the target folder when they are not there.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::sh::{command, run, say, target};
+
+/// The Python peer alone.
+const PEER: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\n";
+/// The Python peer with its Hugging Face engine.
+const TORCH: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\ntorch==2.15.0\ntransformers==5.23.0\ntokenizers==0.23.3\nsafetensors\n";
+
+/// The interpreter of the environment, which is made or completed first.
+pub(crate) fn python(torch: bool) -> Result<PathBuf> {
+    let (name, packages) = if torch { ("venv-torch", TORCH) } else { ("venv", PEER) };
+    let folder = target().join("interop").join(name);
+    let python = folder.join("bin").join("python");
+    let done = folder.join("packages.txt");
+    if fs::read_to_string(&done).is_ok_and(|made| made == packages) {
+        return Ok(python);
+    }
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    make(&folder.display().to_string())?;
+    let requirements = folder.join("requirements.txt");
+    fs::write(&requirements, packages)?;
+    let requirements = requirements.display().to_string();
+    let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", &requirements];
+    run("install the Python peer", &mut command(&python, &args))?;
+    fs::write(&done, packages)?;
+    Ok(python)
+}
+
+/// `python3 -m venv`, which Debian keeps in a package of its own; `virtualenv` does as well.
+fn make(folder: &str) -> Result<()> {
+    if run("make a virtual environment", &mut command("python3", &["-m", "venv", "--clear", folder])).is_ok()
+    {
+        return Ok(());
+    }
+    if run("make one with virtualenv", &mut command("virtualenv", &["--quiet", "--clear", folder])).is_ok() {
+        return Ok(());
+    }
+    if is_root() {
+        say("    python3 -m venv is not there; installing the Debian package python3-venv");
+        run("apt-get update", &mut command("apt-get", &["update", "-qq"]))?;
+        run("apt-get install", &mut command("apt-get", &["install", "-y", "-qq", "python3-venv"]))?;
+        return run(
+            "make a virtual environment",
+            &mut command("python3", &["-m", "venv", "--clear", folder]),
+        );
+    }
+    bail!(
+        "the Python peer needs a virtual environment: install python3-venv (apt-get install python3-venv), then run this again"
+    )
+}
+
+fn is_root() -> bool {
+    command("id", &["-u"]).output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
