@@ -19,6 +19,8 @@ pub const WEIGHTS: &str = "avp.weights";
 pub const PREFIX: &str = "avp.prefix";
 /// Name of the KV codec.
 pub const CODEC: &str = "avp.codec";
+/// What the model read to make a context, as a JSON string in ASCII. In files only.
+pub const TEXT: &str = "avp.text";
 
 /// Hash of the source model's configuration; an SDK receiver takes a context only if it is its own.
 pub const MODEL_HASH: &str = "model_hash";

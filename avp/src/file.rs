@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use avp_backend::{Backend, Context, ContextError, ContextStamp, VerificationPolicy};
 use avp_wire::{
     BufferPool, DecodeError, EncodeError, EncodeOptions, Flags, Frame, FrameHead, Header, KvHeader, Limits,
+    ext,
 };
 
 /// Why a context file could not be written or read.
@@ -83,7 +84,7 @@ pub fn save_context(
     };
     let mut frame = context.to_frame(&stamp, pool).map_err(FileError::context(path))?;
     if let Some(value) = text.and_then(crate::text_key::encode) {
-        frame.metadata.extra.insert(crate::text_key::TEXT.to_owned(), value);
+        frame.metadata.extra.insert(ext::TEXT.to_owned(), value);
     }
     let options = EncodeOptions { align: true, ..EncodeOptions::default() };
     let encoded =
@@ -117,7 +118,9 @@ pub fn load_context(
 /// [`FileError`] if the file is not exactly one frame.
 pub fn read_frame(path: &Path, pool: &BufferPool) -> Result<Frame, FileError> {
     let mut file = File::open(path).map_err(FileError::io(path))?;
-    let limits = Limits::default();
+    let mut limits = Limits::default();
+    // A file of one's own may be as large as a frame can be; the budget of a connection does not concern it.
+    limits.memory_budget = u64::from(u32::MAX);
     let (head, rest) = read_head(&mut file, path, &limits)?;
     let announced = u64::from(head.payload_len_on_wire());
     if rest != announced {

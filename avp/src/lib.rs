@@ -31,4 +31,4 @@ pub use exchange::Answer;
 pub use file::{FileError, Inspection, inspect, load_context, read_frame, save_context};
 pub use peer::{Ask, AskError, Peer};
 pub use server::{ServeError, ServeOptions, Served, Server, serve};
-pub use text_key::{TEXT, text_of};
+pub use text_key::text_of;

@@ -3,9 +3,7 @@
 //! In files only: a peer that takes the KV cache has no use for it.
 
 use avp_wire::Metadata;
-
-/// Key of the `extra` map (docs/spec/extensions.md).
-pub const TEXT: &str = "avp.text";
+use avp_wire::ext::TEXT;
 
 /// Longest value of an `extra` entry, in bytes.
 const LONGEST: usize = 4096;

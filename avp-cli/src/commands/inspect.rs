@@ -1,7 +1,7 @@
 //! `avp inspect`.
 
 use anyhow::Result;
-use avp::{Inspection, TEXT, ext, inspect};
+use avp::{Inspection, ext, inspect};
 use serde_json::{Map, Value, json};
 
 use crate::args::InspectArgs;
@@ -76,7 +76,7 @@ fn record(found: &Inspection) -> Value {
 /// The value of an extension; prompts and padding by their length only.
 fn shown(key: &str, value: &str) -> String {
     match key {
-        TEXT => format!("({} characters of text)", value.chars().count()),
+        ext::TEXT => format!("({} characters of text)", value.chars().count()),
         ext::PAD => format!("({} bytes)", value.len()),
         _ => printable(value),
     }
