@@ -10,6 +10,9 @@ use super::{Outcome, Row};
 use crate::args::DemoArgs;
 use crate::output;
 
+/// Picks one of a row's three outcomes.
+type Way = fn(&Row) -> &Outcome;
+
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     model: String,
@@ -71,7 +74,7 @@ impl Report {
             return Ok(output::object(&self.record())?);
         }
         let n = self.rows.len();
-        let ways: [(&str, fn(&Row) -> &Outcome); 3] =
+        let ways: [(&str, Way); 3] =
             [("direct", |r| &r.direct), ("text", |r| &r.text), ("latent", |r| &r.latent)];
         output::line(&format!(
             "\n{:<10}{:>10}{:>32}{:>16}{:>16}",
@@ -98,9 +101,8 @@ impl Report {
     }
 
     fn record(&self) -> Value {
-        let share = |of: fn(&Row) -> &Outcome| {
-            self.rows.iter().filter(|r| of(r).correct).count() as f64 / self.rows.len() as f64
-        };
+        let share =
+            |of: Way| self.rows.iter().filter(|r| of(r).correct).count() as f64 / self.rows.len() as f64;
         json!({
             "model": self.model,
             "dtype": self.dtype,
@@ -122,15 +124,15 @@ impl Report {
         })
     }
 
-    fn tokens(&self, of: fn(&Row) -> &Outcome) -> usize {
+    fn tokens(&self, of: Way) -> usize {
         self.rows.iter().map(|r| of(r).receiver_tokens).sum()
     }
 
-    fn bytes(&self, of: fn(&Row) -> &Outcome) -> u64 {
+    fn bytes(&self, of: Way) -> u64 {
         self.rows.iter().map(|r| of(r).bytes).sum()
     }
 
-    fn time(&self, of: fn(&Row) -> &Outcome) -> Duration {
+    fn time(&self, of: Way) -> Duration {
         self.rows.iter().map(|r| of(r).time).sum()
     }
 }

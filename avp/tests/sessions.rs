@@ -1,0 +1,195 @@
+//! Agents that serve and ask, over the in-memory transport, on a model small enough to follow by hand.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use avp::{
+    Agent, Ask, AskError, Backend, BackendError, BufferPool, Context, ContextStamp, Frame, GenerateOptions,
+    Handover, ModelInfo, Peer, Prompt, SamplingOptions, ServeOptions, TransportOptions, serve,
+};
+use avp_backend::testing::{MatrixBackend, MatrixTables};
+use avp_backend::{RealignmentProducts, Sequence, TextCodec, TokenMix};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+const DIM: usize = 8;
+/// Far beyond what anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+fn model() -> MatrixBackend {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    let input = (0..256 * DIM).map(|_| next()).collect();
+    MatrixBackend::new("model", MatrixTables { hidden_dim: DIM, input, output: None }, 512)
+}
+
+/// Serves until the returned sender is dropped.
+async fn start(
+    name: &str,
+    backend: impl Backend + 'static,
+    options: ServeOptions,
+) -> (String, oneshot::Sender<()>) {
+    let agent = Agent::new("server", Arc::new(backend));
+    let server = serve(agent, &format!("avp+mem:{name}"), options, |_| ()).await.unwrap();
+    let url = server.url().to_string();
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(server.run(async move {
+        let _ = stopped.await;
+    }));
+    (url, stop)
+}
+
+async fn connect(url: &str) -> Peer {
+    let hello = Agent::new("client", Arc::new(model())).hello();
+    Peer::connect(url, hello, &TransportOptions::default()).await.unwrap()
+}
+
+fn greedy() -> GenerateOptions {
+    GenerateOptions { max_tokens: 6, sampling: SamplingOptions::greedy(), ..Default::default() }
+}
+
+fn ask(context: Option<Frame>, text: Option<&str>) -> Ask {
+    Ask { prompt: "question".into(), context, text: text.map(str::to_owned), options: greedy() }
+}
+
+async fn thought() -> (Agent, Context, Frame) {
+    let agent = Agent::new("thinker", Arc::new(model()));
+    let context = agent.think(Prompt::User("notes".into()), None, 2).await.unwrap();
+    let stamp = ContextStamp { extensions: true, ..Default::default() };
+    let frame = context.to_frame(&stamp, &BufferPool::new(0)).unwrap();
+    (agent, context, frame)
+}
+
+#[tokio::test]
+async fn a_context_is_continued_by_the_other_agent_as_by_its_maker() {
+    let (url, _stop) = start("kv", model(), ServeOptions::default()).await;
+    let (agent, context, frame) = thought().await;
+    let mut peer = connect(&url).await;
+    let answer = peer.ask(&ask(Some(frame), None)).await.unwrap();
+    let prompt = Prompt::User("question".into());
+    let alone = agent.generate(prompt, Some(context.clone()), greedy(), |_| ControlFlow::Continue(()));
+    let alone = alone.await.unwrap();
+    assert_eq!(answer.handover, Handover::Kv);
+    assert_eq!((answer.tokens, answer.text), (alone.tokens, alone.text));
+    assert_eq!((answer.context_tokens, answer.prompt_tokens), (context.len(), alone.prompt_tokens));
+    peer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_checkpoint_gets_the_text_and_the_answer_says_why() {
+    let other = model().with_weights(Some(&"ab".repeat(32)));
+    let (url, _stop) = start("text", other, ServeOptions::default()).await;
+    let (_, _, mut frame) = thought().await;
+    frame.metadata.extra.insert("avp.weights".into(), "cd".repeat(32));
+    let hello = Peer::hello_for("client", Some(&frame)).unwrap();
+    let mut peer = Peer::connect(&url, hello, &TransportOptions::default()).await.unwrap();
+    let answer = peer.ask(&ask(Some(frame.clone()), Some("notes"))).await.unwrap();
+    let Handover::Text { why } = &answer.handover else { panic!("{:?}", answer.handover) };
+    assert!(why.contains("another model"), "{why}");
+    let by_hand = peer.ask(&Ask { prompt: "notes\nquestion".into(), ..ask(None, None) }).await.unwrap();
+    assert_eq!((answer.tokens, answer.prompt_tokens), (by_hand.tokens, by_hand.prompt_tokens));
+    let nothing = peer.ask(&ask(Some(frame), None)).await.unwrap_err();
+    assert!(matches!(nothing, AskError::NothingToHandOver { .. }), "{nothing}");
+}
+
+#[tokio::test]
+async fn a_context_that_the_peer_refuses_goes_as_text_in_the_same_session() {
+    let (url, _stop) = start("refused", model(), ServeOptions::default()).await;
+    let (_, _, mut frame) = thought().await;
+    // The session is of one model, so the cache is tried; only the import can find that the frame is not.
+    frame.metadata.hidden_dim = 9;
+    let mut peer = connect(&url).await;
+    let mut question = ask(Some(frame), Some("notes"));
+    let answer = peer.ask(&question).await.unwrap();
+    let Handover::Text { why } = &answer.handover else { panic!("{:?}", answer.handover) };
+    assert!(why.contains("refused") && why.contains("hidden_dim"), "{why}");
+    question.text = None;
+    let refused = peer.ask(&question).await.unwrap_err();
+    assert!(matches!(refused, AskError::Refused { .. }), "{refused}");
+    let still_usable = peer.ask(&ask(None, None)).await.unwrap();
+    assert_eq!(still_usable.handover, Handover::Nothing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_sessions_compute_at_the_same_time() {
+    let meeting = Meeting { model: model(), begun: AtomicUsize::new(0), wanted: 4 };
+    let (url, _stop) = start("four", meeting, ServeOptions::default()).await;
+    let (_, _, frame) = thought().await;
+    let ask_one = async || connect(&url).await.ask(&ask(Some(frame.clone()), None)).await.unwrap().tokens;
+    let all = async { tokio::join!(ask_one(), ask_one(), ask_one(), ask_one()) };
+    let (a, b, c, d) = timeout(LONG, all).await.expect("four at a time");
+    assert!(a == b && b == c && c == d, "each on its own fork");
+}
+
+#[tokio::test]
+async fn a_peer_that_leaves_ends_its_generation() {
+    let slow = Meeting { model: model(), begun: AtomicUsize::new(0), wanted: 1 };
+    let mut serving = ServeOptions::default();
+    serving.max_generations = 1;
+    let (url, _stop) = start("leaves", slow, serving).await;
+    let mut leaving = connect(&url).await;
+    let endless = GenerateOptions { max_tokens: 400, stop_tokens: vec![], ..greedy() };
+    let question = Ask { options: endless, ..ask(None, None) };
+    let unanswered = timeout(Duration::from_millis(100), leaving.ask(&question)).await;
+    assert!(unanswered.is_err(), "400 tokens take longer");
+    drop(leaving);
+    let mut other = connect(&url).await;
+    // 400 tokens at 5 ms would take 2 s; what is left of them does not come.
+    assert!(timeout(LONG, other.ask(&ask(None, None))).await.expect("the one place is free").is_ok());
+}
+
+#[tokio::test]
+async fn a_question_that_does_not_fit_is_refused_and_the_session_goes_on() {
+    let (url, _stop) = start("window", model(), ServeOptions::default()).await;
+    let (_, _, frame) = thought().await;
+    let too_long = Ask { prompt: "x".repeat(600), ..ask(Some(frame), None) };
+    let mut peer = connect(&url).await;
+    let refused = peer.ask(&too_long).await.unwrap_err();
+    assert!(
+        matches!(&refused, AskError::Refused { code: Some(_), message } if message.contains("window")),
+        "{refused}"
+    );
+    assert!(peer.ask(&ask(None, None)).await.is_ok());
+}
+
+/// A slow model whose generations wait for one another: `wanted` of them must run at the same time.
+struct Meeting {
+    model: MatrixBackend,
+    begun: AtomicUsize,
+    wanted: usize,
+}
+
+impl Backend for Meeting {
+    fn info(&self) -> &ModelInfo {
+        self.model.info()
+    }
+    fn codec(&self) -> &dyn TextCodec {
+        self.model.codec()
+    }
+    fn new_sequence(&self, capacity: usize) -> Result<Box<dyn Sequence>, BackendError> {
+        self.model.new_sequence(capacity)
+    }
+    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, BackendError> {
+        // The first call of a generation cannot pass before `wanted` generations have begun.
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        while self.begun.load(Ordering::SeqCst) < self.wanted {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        self.model.logits(hidden)
+    }
+    fn embed_mix(&self, mixes: &[TokenMix<'_>]) -> Result<Vec<f32>, BackendError> {
+        self.model.embed_mix(mixes)
+    }
+    fn mean_embedding_norm(&self) -> Result<f32, BackendError> {
+        self.model.mean_embedding_norm()
+    }
+    fn realignment_products(&self) -> Result<RealignmentProducts, BackendError> {
+        self.model.realignment_products()
+    }
+}
