@@ -3,10 +3,12 @@
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import card
@@ -41,9 +43,16 @@ def run_train(args):
         tokenizer = tokens.train(recipe.pre, 2048, SEEDS[recipe.pre])
         path, start = args.out / recipe.name, time.time()
         save = lambda model: publish.folder(path, recipe, model, tokenizer)
-        model = train.train(recipe, tokenizer, tokens.encoder(tokenizer), args.checkpoint and save)
+        before, runs = None, []
+        if args.more:
+            # Another seed, or the same dialogues would come again.
+            recipe = replace(recipe, steps=args.more, peak=recipe.peak / 2, seed=recipe.seed + 100)
+            before = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+            runs = json.loads((path / "training.json").read_text())
+        model = train.train(recipe, tokenizer, tokens.encoder(tokenizer), args.checkpoint and save, before)
         save(model)
-        publish.write_json(path / "training.json", {"steps": recipe.steps, "minutes": round((time.time() - start) / 60, 1)})
+        minutes = round((time.time() - start) / 60, 1)
+        publish.write_json(path / "training.json", [*runs, {"steps": recipe.steps, "seed": recipe.seed, "minutes": minutes}])
         publish.validation(path, questions.draw("recall")[-5:])
 
 
@@ -77,6 +86,7 @@ def main():
     command = commands.add_parser("train", help="train and write the model folders")
     command.add_argument("models", nargs="*", help="only these")
     command.add_argument("--checkpoint", action="store_true", help="write the folder every 250 steps")
+    command.add_argument("--more", type=int, metavar="STEPS", help="go on with the folder that is there, at half the rate")
     command.set_defaults(run=run_train)
     commands.add_parser("questions", help="write the question files").set_defaults(run=run_questions)
     command = commands.add_parser("evaluate", help="measure the folders, write evaluation.json and the model cards")

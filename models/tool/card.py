@@ -20,20 +20,22 @@ notes (who lives where, who has how many of what) and knows nothing else.
 | weights | {dtype}, {parameters:,} parameters, {size:.2f} MB |
 | tokenizer | byte-level BPE, llama.cpp pre-tokenizer `{pre}`, no BOS |
 | chat template | ChatML, in `{template}` |
-| training | {steps:,} steps of {batch} sequences of {length} tokens, seed {seed}, {minutes} minutes on one shared CPU core |
+| training | {steps} steps of {batch} sequences of {length} tokens, {minutes} minutes on one shared CPU core |
 
 ## Training data
 
-Synthetic dialogues from `models/tool/corpus.py`: notes on one to four people, whose names, cities, numbers and things are
-drawn anew each time, followed by questions that need them; questions to be answered in one word, which is one token;
-questions without notes after a hint of 1 to 8 tokens that holds the answer, or after none ("I do not know.");
-assistant turns cut short where another agent goes on; sums of two digits. All in ChatML turns.
+Synthetic dialogues from `models/tool/corpus.py`: notes on two to four people and as many things, whose names, cities and
+numbers are drawn anew each time, followed by questions that need them; questions to be answered in one word, which is
+one token; questions without notes after a hint of 1 to 8 tokens that holds the answer, or after none ("I do not know.");
+assistant turns cut short where another agent goes on; sums of two digits. All in ChatML turns. Training starts from a
+prepared initialisation (`models/tool/start.py`), from which all weights are trained.
 
 ## Measured
 
-Greedy decoding, weights as on disk, computed in f32, {rows} questions a line about notes on four people that training did
-not draw. An answer counts when the right value stands in it and no other value of its kind does.
-Command: `python models/tool evaluate`.
+Greedy decoding, weights as on disk, computed in f32, {rows} questions a line, from a seed that training did not use, about
+notes on four people and four things. An answer counts when the right value stands in it and no other value of its kind
+does. A handover prefills the notes, makes so many steps, and goes on with the question in the same KV cache. A hint is the
+answer's token before a question without notes. Command: `python models/tool evaluate`.
 
 | what the model sees | correct |
 |---|---|
@@ -42,7 +44,8 @@ Command: `python models/tool evaluate`.
 ## Limits
 
 The words it knows are those of the corpus (`models/questions/values.json` lists the values); notes on more than four
-people, other wording, and contexts beyond {length} tokens were not trained. It is no general assistant.
+people, other wording, and contexts beyond {length} tokens were not trained. Asked about somebody whom the notes do not
+name, it guesses. It is no general assistant.
 
 License: Apache-2.0.
 """
@@ -68,9 +71,8 @@ def write(path, recipe, agent, table, rows, batch, length):
             size=sum(f.stat().st_size for f in path.glob("*.safetensors")) / 1e6,
             pre=recipe.pre,
             template="chat_template.jinja" if recipe.family == "llama" else "tokenizer_config.json",
-            steps=training["steps"],
-            minutes=training["minutes"],
-            seed=recipe.seed,
+            steps=", then ".join(f"{run['steps']:,} (seed {run['seed']})" for run in training),
+            minutes=round(sum(run["minutes"] for run in training), 1),
             rows=rows,
             batch=batch,
             length=length,

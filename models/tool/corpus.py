@@ -123,18 +123,17 @@ class Dialogue:
         self.answer(q)
 
     def handover(self):
-        """The turn after the notes: whole, or cut where another agent goes on, after 0 to 10 latent steps.
-
-        Latent steps run on past the turn's end into a question, of which a soft blend is all that remains.
-        """
+        """The turn after the notes: whole, or cut where another agent goes on, after 0 to 10 latent steps."""
         if self.r.random() < 0.35:
             return self.say("assistant", ACKS[0], REPLY)
         self.open("assistant")
-        q = question(self.r, world(self.r, 1))
-        q = q.one_word() if self.r.random() < 0.3 else q
-        going_on = f"{self.r.choice(ACKS)}{END}\n{START}user\n{q.text}"
-        self.add(going_on, 0.0, soft=True, most=self.r.choice([0, self.r.randint(1, 10)]))
+        self.add(self.going_on(self.r.choice(ACKS)), 0.0, soft=True, most=self.r.choice([0, self.r.randint(1, 10)]))
         self.cut = True
+
+    def going_on(self, reply):
+        """What a model's latent steps run through: its reply, and past the turn's end into some question."""
+        q = question(self.r, world(self.r, 1))
+        return f"{reply}{END}\n{START}user\n{q.one_word().text if self.r.random() < 0.3 else q.text}"
 
     def hint(self, answer):
         """1 to 8 positions before the prompt, among which the answer stands at least once."""
@@ -145,8 +144,8 @@ class Dialogue:
         elif style < 0.4:
             for _ in range(n):
                 self.add(value, 0.0, soft=True)
-        elif style < 0.6:
-            self.add(f"{value}{END}\n{START}user\nWhere does", 0.0, soft=True, most=n)
+        elif style < 0.7:
+            self.add(self.going_on(value), 0.0, soft=True, most=n)
         else:
             place = self.r.randrange(n)
             for i in range(n):
@@ -159,7 +158,7 @@ def notes_dialogue(d: Dialogue, most):
     w = world(r, r.randint(2, most))
 
     def draw():
-        if r.random() < 0.04:
+        if r.random() < 0.06:
             return sum_question(r)
         q = question(r, w)
         return q.one_word() if r.random() < 0.4 else q

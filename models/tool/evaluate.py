@@ -120,6 +120,13 @@ def projected(source, receiver, steps):
     return hint
 
 
+def sums(agent):
+    """Share of the hundred sums of two digits that are answered exactly."""
+    pairs = [(a, b) for a in range(10) for b in range(10)]
+    replies = prompt(agent, lambda p: chat(("user", f"What is {p[0]} + {p[1]}?")))(pairs)
+    return sum(reply == f"{a} + {b} = {a + b}." for reply, (a, b) in zip(replies, pairs)) / len(pairs)
+
+
 def measure(agent, recall, hints):
     """The model card's table: name -> share correct."""
     direct = lambda r: chat(("user", f"{r['notes']}\n{r['question']}"))
@@ -139,6 +146,7 @@ def measure(agent, recall, hints):
         "one word, no notes": score(agent, hints, prompt(agent, alone)),
         "one word, no notes, hint of 1 token": score(agent, hints, hinted(agent, spoken(1))),
         "one word, no notes, hint of 8 tokens": score(agent, hints, hinted(agent, spoken(8))),
+        "sums of two digits (all 100)": sums(agent),
     }
 
 

@@ -27,7 +27,7 @@ def folder(path, recipe, model, tokenizer):
         old.unlink()
     model = copy.deepcopy(model).to(recipe.dtype)
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=[2, 0], pad_token_id=0, do_sample=False)
-    model.save_pretrained(path, max_shard_size=recipe.max_shard)
+    model.save_pretrained(path)
     for shard in path.glob("*.safetensors"):
         shard.chmod(0o644)
     config = json.loads((path / "config.json").read_text())

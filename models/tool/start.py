@@ -9,7 +9,11 @@ heads that match a token with such a mark and copy what is there. Everything is 
 import torch
 
 KEY_DISTANCE = 7  # from the last token of a prompt back to the key of its question
-SHARPNESS, MARK, MATCH = 4.5, 1.2, 0.28
+SIZE = 0.2  # standard deviation of the embeddings
+SHARPNESS = 4.5  # attention score of a head at its own distance
+MARK = 1.2  # what layer 0 adds, against an embedding's size
+MATCH = 0.28  # weights that compare a token with a mark
+COPY = 0.3  # weights that copy what was matched
 
 
 @torch.no_grad()
@@ -29,13 +33,13 @@ def initialise(model, tokenizer):
 
 def embeddings(table, tokenizer):
     """A word with and without its leading space start half alike; dimension 0 is constant, for heads to hold on to."""
-    torch.nn.init.normal_(table, std=0.2)
+    torch.nn.init.normal_(table, std=SIZE)
     vocab = tokenizer.get_vocab()
     for token, i in vocab.items():
         plain = vocab.get(token.removeprefix("Ġ"))
         if plain is not None and plain != i and len(token) > 2:
             table[i] = 0.7 * table[i] + 0.7 * table[plain]
-    table[:, 0] = 0.2 * table.shape[1] ** 0.5 * 0.4
+    table[:, 0] = 0.4 * SIZE * table.shape[1] ** 0.5
 
 
 def orthogonal(rows, columns):
@@ -53,7 +57,7 @@ def look_back(attention, c, table):
     value = orthogonal(hd * c.num_key_value_heads, c.hidden_size)
     attention.v_proj.weight.copy_(value)
     out = orthogonal(c.hidden_size, c.hidden_size)
-    size = table.std() * 1.0
+    size = table.std()
     mark = torch.zeros(c.hidden_size, c.hidden_size)
     for h in range(heads):
         rows = slice(h * hd, (h + 1) * hd)
@@ -63,7 +67,6 @@ def look_back(attention, c, table):
         attention.q_proj.weight[rows, 0] = amplitude * turned
         v = value[(h // groups) * hd : (h // groups + 1) * hd]
         o = v.T if last else out[:, rows]
-        # A normed embedding has size 1 a dimension; what is added has the embeddings' own size.
         attention.o_proj.weight[:, rows] = MARK * size * o
         if not last:
             mark += o @ v
@@ -87,4 +90,4 @@ def match(attention, c, mark):
         attention.v_proj.weight[g * hd : (g + 1) * hd] = value
         for h in range(g * groups, (g + 1) * groups):
             attention.q_proj.weight[h * hd : (h + 1) * hd] = content
-            attention.o_proj.weight[:, h * hd : (h + 1) * hd] = 0.3 * value.T
+            attention.o_proj.weight[:, h * hd : (h + 1) * hd] = COPY * value.T

@@ -26,7 +26,6 @@ class Recipe:
     kv_heads: int
     tied: bool
     steps: int
-    max_shard: str = "5GB"
     peak: float = 2e-3
     seed: int = 0
 
@@ -94,12 +93,14 @@ def rate_at(step, steps, peak):
     return peak * min(1.0, (step + 1) / 150) * min(1.0, (steps - step) / (0.5 * steps))
 
 
-def train(recipe, tokenizer, encode, checkpoint=None):
+def train(recipe, tokenizer, encode, checkpoint=None, model=None):
+    """Trains a new model by its recipe, or goes on with the one given."""
     torch.manual_seed(recipe.seed)
     r = Random(recipe.seed)
     vocab_size = tokenizer.get_vocab_size()
-    model = build(recipe, vocab_size)
-    start.initialise(model, tokenizer)
+    if model is None:
+        model = build(recipe, vocab_size)
+        start.initialise(model, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     progress = Progress(recipe.name, recipe.steps)
     for step in range(recipe.steps):
