@@ -32,3 +32,8 @@ pub use file::{FileError, Inspection, inspect, load_context, read_frame, save_co
 pub use peer::{Ask, AskError, Peer};
 pub use server::{ServeError, ServeOptions, Served, Server, serve};
 pub use text_key::text_of;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
