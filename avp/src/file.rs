@@ -15,7 +15,7 @@ use avp_wire::{
 #[non_exhaustive]
 pub enum FileError {
     /// The file system refused. Nothing was left behind.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), explain(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -23,7 +23,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// The file is not a whole, valid frame.
-    #[error("{}: {source}", path.display())]
+    #[error("{} is no valid context file: {source}; make it again with `avp think`, or copy it again", path.display())]
     Decode {
         /// The file.
         path: PathBuf,
@@ -46,6 +46,23 @@ pub enum FileError {
         /// Why.
         source: EncodeError,
     },
+}
+
+/// What the system said, and what to do.
+fn explain(error: &io::Error) -> String {
+    let kind = error.kind();
+    let advice = match kind {
+        io::ErrorKind::NotFound => "check the path, and that its folder exists",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "choose a place that you may read and write"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "free some space, or choose another place"
+        }
+        io::ErrorKind::IsADirectory => "give a file, not a folder",
+        _ => return error.to_string(),
+    };
+    format!("{kind}; {advice}")
 }
 
 impl FileError {

@@ -114,7 +114,7 @@ impl Server {
         self.listener.local_url()
     }
 
-    /// Serves until `stop` is ready; then no more peers are accepted and open sessions end with their question.
+    /// Serves until `stop` is ready; then open sessions end too.
     ///
     /// # Errors
     /// [`ServeError`] if the listener fails. A failing session only ends itself.

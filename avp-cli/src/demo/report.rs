@@ -113,7 +113,8 @@ impl Report {
                 "direct": share(|r| &r.direct), "text": share(|r| &r.text), "latent": share(|r| &r.latent),
             },
             "receiver_tokens": { "text": self.tokens(|r| &r.text), "latent": self.tokens(|r| &r.latent) },
-            "bytes": { "text": self.bytes(|r| &r.text), "latent": self.bytes(|r| &r.latent) },
+            "bytes": self.bytes(|r| &r.latent),
+            "text_bytes": self.bytes(|r| &r.text),
             "seconds": {
                 "direct": self.time(|r| &r.direct).as_secs_f64(),
                 "text": self.time(|r| &r.text).as_secs_f64(),
