@@ -1,0 +1,91 @@
+"""The torch side of `avp-bench`: a latent step of the SDK on transformers, one line of JSON per request.
+
+{"op": "load", "folder": F, "threads": N, "prompt": [ids]}   loads the model and reads the prompt
+{"op": "values"}                                             hidden state and projection, to be compared
+{"op": "logits"|"sdk_projection"|"forward"|"sdk_step"}       seconds of one
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+import transformers
+from avp.realign import project_to_embedding_space
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+model = None
+past = None
+hidden = None
+embedding = None
+
+
+def load(folder, threads, prompt):
+    global model, past, hidden, embedding
+    torch.set_num_threads(threads)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    out = run(input_ids=torch.tensor([prompt]))
+    past, hidden = out.past_key_values, out.hidden_states[-1][:, -1, :]
+    embedding = project(hidden)
+
+
+def run(**inputs):
+    with torch.no_grad():
+        return model(past_key_values=past, use_cache=True, output_hidden_states=True, **inputs)
+
+
+def table():
+    return model.get_input_embeddings().weight
+
+
+def project(state):
+    """As the SDK's connector does it in each step for tied models."""
+    latent = project_to_embedding_space(state, table(), temperature=1.0)
+    return torch.from_numpy(np.ascontiguousarray(latent)).to(dtype=model.dtype)
+
+
+def logits():
+    with torch.no_grad():
+        return model.lm_head(hidden)
+
+
+def forward():
+    # The base model: a step of ours computes no logits here either.
+    with torch.no_grad():
+        return model.model(inputs_embeds=embedding.unsqueeze(1), past_key_values=past, use_cache=True)
+
+
+def sdk_step():
+    # The connector calls the whole model, which computes logits that nobody reads.
+    return run(inputs_embeds=project(hidden).unsqueeze(1))
+
+
+def values():
+    version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    return {"hidden": hidden[0].tolist(), "embedding": embedding[0].tolist(), "version": version}
+
+
+def answer(request):
+    op = request["op"]
+    if op == "load":
+        load(request["folder"], request["threads"], request["prompt"])
+        return {}
+    if op == "values":
+        return values()
+    call = {"logits": logits, "sdk_projection": lambda: project(hidden), "forward": forward, "sdk_step": sdk_step}[op]
+    start = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - start
+    del result
+    return {"seconds": seconds}
+
+
+for line in sys.stdin:
+    try:
+        reply = answer(json.loads(line))
+    except Exception as error:  # the other side shows it
+        reply = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(reply), flush=True)
