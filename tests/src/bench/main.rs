@@ -1,0 +1,101 @@
+//! `avp-bench`: every figure beside something measured in the same run.
+//!
+//! Prints a table, and writes JSON (`--json`) and a self-contained HTML page (`--html`). `cargo xtask bench` calls
+//! it. Each figure is a median over rounds in which both sides take turns; ratios are medians of the ratios
+//! within a round, so that a change of load falls on both sides. Nothing here fails because of a time.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+mod cache;
+mod demo;
+mod html;
+mod latent;
+mod measure;
+mod peer;
+mod report;
+mod shape;
+mod tcp;
+mod wire;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+use crate::peer::Peer;
+use crate::report::{Group, Report};
+
+/// Measures speed and memory, each figure beside something run in the same minute.
+#[derive(Parser)]
+#[command(name = "avp-bench")]
+struct Args {
+    /// Write all figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write one self-contained page with plots.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// A Python with avp==0.6.2, and torch and transformers for the latent step. Without it these columns stay
+    /// empty.
+    #[arg(long, value_name = "PY")]
+    python: Option<PathBuf>,
+    /// Measure only this; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Frames of 390 MiB, beside the Python SDK.
+    Wire,
+    /// Head and frame of 16 KiB, beside the Python SDK.
+    Small,
+    /// Export and import of a KV cache, beside memcpy.
+    Cache,
+    /// A latent step on the Qwen2.5-0.5B shape, beside one pass of logits and `transformers`.
+    Latent,
+    /// TCP on loopback, beside bare sockets.
+    Tcp,
+    /// The demo models' speed.
+    Demo,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let parts = match args.only.as_slice() {
+        [] => Part::value_variants(),
+        only => only,
+    };
+    let mut report = Report::start(args.python.is_some());
+    for part in parts {
+        eprintln!("measuring {part:?} ..");
+        let group = run(*part, args.python.as_deref()).with_context(|| format!("measuring {part:?}"))?;
+        println!("{}", report::table(&group));
+        report.groups.push(group);
+    }
+    report.finish();
+    println!("{}", report.about());
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report)? + "\n";
+        write(path, &json)?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &html::page(&report))?;
+    }
+    Ok(())
+}
+
+fn run(part: Part, python: Option<&Path>) -> Result<Group> {
+    let sdk = || python.map(|python| Peer::start(python, "bench_sdk.py")).transpose();
+    match part {
+        Part::Wire => wire::large(sdk()?.as_mut()),
+        Part::Small => wire::small(sdk()?.as_mut()),
+        Part::Cache => cache::run(),
+        Part::Latent => latent::run(python),
+        Part::Tcp => tcp::run(),
+        Part::Demo => demo::run(),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
