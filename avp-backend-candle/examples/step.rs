@@ -120,7 +120,8 @@ fn few(probabilities: &[f32]) -> (Vec<u32>, Vec<f32>) {
         left -= f64::from(probabilities[**id as usize]);
         go_on
     });
-    let ids: Vec<u32> = kept.copied().collect();
+    let mut ids: Vec<u32> = kept.copied().collect();
+    ids.sort_unstable();
     let weights = ids.iter().map(|id| probabilities[*id as usize]).collect();
     (ids, weights)
 }

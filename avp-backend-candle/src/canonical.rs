@@ -1,5 +1,7 @@
 //! Canonical KV bytes, `[layer][K, V][kv_head][token][head_dim]`, straight from and into the cache.
 
+#![cfg_attr(not(test), deny(clippy::as_conversions))]
+
 use avp_backend::{BackendError, KvRange};
 use avp_wire::KvDtype;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor};
@@ -8,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::cache::{CacheShape, KvCache};
 use crate::error::engine;
+use crate::kernels;
 
 #[cfg(target_endian = "big")]
 compile_error!("canonical KV is little-endian and copied as it lies in memory");
@@ -33,23 +36,24 @@ pub(crate) fn export(
     if half == 0 {
         return Ok(());
     }
+    let large = out.len() >= kernels::LARGE;
     let tensors = out.par_chunks_exact_mut(half).enumerate();
     let copied: Result<()> = tensors
         .map(|(i, out)| {
             let layer = cache.layer(range.layers.start + i / 2)?;
-            export_tensor(if i % 2 == 0 { &layer.k } else { &layer.v }, range, out)
+            export_tensor(if i % 2 == 0 { &layer.k } else { &layer.v }, range, out, large)
         })
         .collect();
     copied.map_err(engine)
 }
 
 /// Copies the tokens of `range` from `tensor [1, kv_heads, capacity, head_dim]` to `out`.
-fn export_tensor(tensor: &Tensor, range: &KvRange, out: &mut [u8]) -> Result<()> {
+fn export_tensor(tensor: &Tensor, range: &KvRange, out: &mut [u8], large: bool) -> Result<()> {
     if !tensor.device().is_cpu() {
         let tokens = tensor.narrow(2, range.tokens.start, range.tokens.len())?;
         let tokens = tokens.to_device(&candle_core::Device::Cpu)?.contiguous()?;
         let all = KvRange { layers: range.layers.clone(), tokens: 0..range.tokens.len() };
-        return export_tensor(&tokens, &all, out);
+        return export_tensor(&tokens, &all, out, large);
     }
     let (_, kv_heads, capacity, head_dim) = tensor.dims4()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -66,7 +70,7 @@ fn export_tensor(tensor: &Tensor, range: &KvRange, out: &mut [u8]) -> Result<()>
     for (head, out) in (0..kv_heads).zip(out.chunks_exact_mut(run)) {
         let at = (from + (head * capacity + range.tokens.start) * head_dim) * size;
         match bytes.get(at..at + run) {
-            Some(run) => out.copy_from_slice(run),
+            Some(run) => kernels::copy(out, run, large),
             None => candle_core::bail!("a KV cache shorter than its shape"),
         }
     }
@@ -98,30 +102,32 @@ pub(crate) fn import(
     if half == 0 {
         return Ok(());
     }
+    let large = bytes.len() >= kernels::LARGE;
     for (layer, bytes) in range.layers.clone().zip(bytes.chunks_exact(half.saturating_mul(2))) {
         let (k, v) = bytes.split_at(half);
         let target = cache.layer_mut(layer).map_err(engine)?;
         for (tensor, bytes) in [(&target.k, k), (&target.v, v)] {
-            import_tensor(tensor, range, dtype, bytes).map_err(engine)?;
+            import_tensor(tensor, &WriteRuns { range, dtype, bytes, large }).map_err(engine)?;
         }
         cache.fill(layer, range.tokens.end);
     }
     Ok(())
 }
 
-fn import_tensor(tensor: &Tensor, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<()> {
+fn import_tensor(tensor: &Tensor, runs: &WriteRuns<'_>) -> Result<()> {
     if tensor.device().is_cpu() {
-        return tensor.inplace_op1(&WriteRuns { range, dtype, bytes });
+        return tensor.inplace_op1(runs);
     }
     let (_, kv_heads, _, head_dim) = tensor.dims4()?;
-    let host_type = match dtype {
+    let host_type = match runs.dtype {
         KvDtype::F32 => DType::F32,
         KvDtype::F16 => DType::F16,
         KvDtype::Bf16 => DType::BF16,
     };
-    let shape = [1, kv_heads, range.tokens.len(), head_dim];
-    let host = Tensor::from_raw_buffer(bytes, host_type, &shape, &candle_core::Device::Cpu)?;
-    tensor.slice_set(&host.to_device(tensor.device())?.to_dtype(tensor.dtype())?, 2, range.tokens.start)
+    let tokens = &runs.range.tokens;
+    let shape = [1, kv_heads, tokens.len(), head_dim];
+    let host = Tensor::from_raw_buffer(runs.bytes, host_type, &shape, &candle_core::Device::Cpu)?;
+    tensor.slice_set(&host.to_device(tensor.device())?.to_dtype(tensor.dtype())?, 2, tokens.start)
 }
 
 /// Writes the runs of each head into a cache tensor `[1, kv_heads, capacity, head_dim]`.
@@ -129,6 +135,8 @@ struct WriteRuns<'a> {
     range: &'a KvRange,
     dtype: KvDtype,
     bytes: &'a [u8],
+    /// Whether the whole import is more than the caches hold.
+    large: bool,
 }
 
 impl InplaceOp1 for WriteRuns<'_> {
@@ -162,7 +170,7 @@ impl WriteRuns<'_> {
                 candle_core::bail!("a KV import beyond the cache");
             };
             if self.dtype == own {
-                bytemuck::cast_slice_mut(target).copy_from_slice(source);
+                kernels::copy(bytemuck::cast_slice_mut(target), source, self.large);
                 continue;
             }
             match self.dtype {

@@ -1,5 +1,7 @@
 //! The tokenizer of a model folder.
 
+#![cfg_attr(not(test), deny(clippy::as_conversions))]
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The text files of a Hugging Face model folder beside the weights.
 
+#![cfg_attr(not(test), deny(clippy::as_conversions))]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -250,7 +250,7 @@ fn spoiled(bytes: &[u8], within: usize, rounds: u64, visit: impl Fn(&[u8])) {
             match random(3) {
                 0 => copy[at] = b"0129{}[],:\"-eaz"[random(15)],
                 1 => copy[at] ^= 1 << random(8),
-                _ => drop(copy.drain(at..(at + random(20)).min(bytes.len() - 64))),
+                _ => drop(copy.drain(at..(at + random(20)).min(copy.len()))),
             }
         }
         visit(&copy);
@@ -265,6 +265,56 @@ fn no_spoiled_tokenizer_causes_a_panic() {
         folder.write("tokenizer.json", bytes);
         folder.load().iter().for_each(exercise);
     });
+}
+
+/// Paths (JSON pointers) of all values in `value` but the entries of long maps and lists.
+fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
+    out.push(at.to_owned());
+    match value {
+        Value::Object(map) => map.iter().take(12).for_each(|(k, v)| {
+            pointers(v, &format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")), out)
+        }),
+        Value::Array(items) => {
+            items.iter().take(2).enumerate().for_each(|(i, v)| pointers(v, &format!("{at}/{i}"), out));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_value_in_a_tokenizer_causes_a_panic() {
+    let hostile = [
+        json!(null),
+        json!(-1),
+        json!(u64::MAX),
+        json!("x"),
+        json!([]),
+        json!([[]]),
+        json!({}),
+        json!({"type": "Sequence"}),
+    ];
+    let folder = Folder::of("qwen2-tied");
+    let original = folder.json("tokenizer.json");
+    let mut paths = Vec::new();
+    pointers(&original, "", &mut paths);
+    assert!(paths.len() > 40);
+    for path in paths {
+        for value in &hostile {
+            let mut spoiled = original.clone();
+            *spoiled.pointer_mut(&path).unwrap() = value.clone();
+            folder.write("tokenizer.json", spoiled.to_string());
+            folder.load().iter().for_each(exercise);
+        }
+    }
+    for normalizer in [
+        json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        json!({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
+    ] {
+        let mut spoiled = original.clone();
+        spoiled["normalizer"] = normalizer;
+        folder.write("tokenizer.json", spoiled.to_string());
+        folder.load().iter().for_each(exercise);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod common;
 
 use avp_backend::{Backend, Input, TokenMix};
+use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_wire::KvDtype;
 use common::{Expected, FIXTURES, distance, embeddings, load};
 
@@ -93,5 +94,29 @@ fn mixes_are_embeddings_as_layer_0_takes_them() {
         let sparse = backend.embed_mix(&[TokenMix::Sparse { ids: &ids, weights: &weights }]).unwrap();
         let dense = backend.embed_mix(&[TokenMix::Dense(&weights)]).unwrap();
         assert!(distance(&sparse, &dense) < 1e-3, "{name}");
+    }
+}
+
+#[test]
+fn one_long_pass_agrees_with_short_ones() {
+    for name in ["qwen2-tied", "qwen2-window", "gemma2", "gemma3"] {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::copy(common::folder(name).join(file), folder.path().join(file)).unwrap();
+        }
+        let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+        let longer = config.replace("\"max_position_embeddings\": 256", "\"max_position_embeddings\": 2048");
+        assert_ne!(config, longer);
+        std::fs::write(folder.path().join("config.json"), longer).unwrap();
+        let options = LoadOptions { cache_dir: Some(folder.path().into()), ..LoadOptions::default() };
+        let backend = CandleBackend::load(folder.path(), &options).unwrap();
+
+        let tokens: Vec<u32> = (0..1300).map(|i| 3 + i * i % 89).collect();
+        let long = backend.new_sequence(0).unwrap().forward_all(Input::Tokens(&tokens)).unwrap();
+        let mut sequence = backend.new_sequence(0).unwrap();
+        let short: Vec<f32> =
+            tokens.chunks(130).flat_map(|c| sequence.forward_all(Input::Tokens(c)).unwrap()).collect();
+        let d = distance(&long, &short);
+        assert!(d < TOLERANCE, "{name}: {d}");
     }
 }

@@ -1,5 +1,7 @@
 //! Typed reads from a JSON file, with errors that name the file and the key.
 
+#![cfg_attr(not(test), deny(clippy::as_conversions))]
+
 use std::path::Path;
 
 use avp_backend::BackendError;

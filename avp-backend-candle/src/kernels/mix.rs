@@ -9,35 +9,40 @@ const TASK_ROWS: usize = 1024;
 
 /// `sum_i weights[i] * table[ids[i]]`, `[dim]`. Ids beyond the table are left out; callers check them.
 pub(crate) fn mix_sparse(table: &Values<'_>, dim: usize, ids: &[u32], weights: &[f32]) -> Vec<f32> {
-    let mut sum = vec![0f32; dim];
     for_values!(table, rows => {
-        for (id, weight) in ids.iter().zip(weights) {
-            let start = (*id as usize).saturating_mul(dim);
-            if let Some(row) = rows.get(start..start.saturating_add(dim)) {
-                add_row(&mut sum, row, *weight);
-            }
-        }
-    });
-    sum
+        let row = |id: &u32| {
+            let start = usize::try_from(*id).ok()?.checked_mul(dim)?;
+            rows.get(start..start.checked_add(dim)?)
+        };
+        let tasks = ids.par_chunks(TASK_ROWS).zip(weights.par_chunks(TASK_ROWS));
+        sum(dim, tasks.map(|(ids, weights)| weighted(dim, ids.iter().map(row), weights)).collect())
+    })
 }
 
 /// `sum_i weights[i] * table[i]`, `[dim]`, over the whole vocabulary.
 pub(crate) fn mix_dense(table: &Values<'_>, dim: usize, weights: &[f32]) -> Vec<f32> {
-    for_values!(table, rows => dense(rows, dim, weights))
+    for_values!(table, rows => {
+        let tasks = rows.par_chunks(TASK_ROWS.saturating_mul(dim)).zip(weights.par_chunks(TASK_ROWS));
+        sum(dim, tasks.map(|(rows, weights)| weighted(dim, rows.chunks_exact(dim).map(Some), weights)).collect())
+    })
 }
 
-fn dense<T: Element>(rows: &[T], dim: usize, weights: &[f32]) -> Vec<f32> {
-    let partial = |(rows, weights): (&[T], &[f32])| {
-        let mut sum = vec![0f32; dim];
-        for (row, weight) in rows.chunks_exact(dim).zip(weights) {
-            if *weight != 0.0 {
-                add_row(&mut sum, row, *weight);
-            }
+fn weighted<'a, T: Element + 'a>(
+    dim: usize,
+    rows: impl Iterator<Item = Option<&'a [T]>>,
+    weights: &[f32],
+) -> Vec<f32> {
+    let mut sum = vec![0f32; dim];
+    for (row, weight) in rows.zip(weights) {
+        if let Some(row) = row.filter(|_| *weight != 0.0) {
+            add_row(&mut sum, row, *weight);
         }
-        sum
-    };
-    let tasks = rows.par_chunks(TASK_ROWS.saturating_mul(dim)).zip(weights.par_chunks(TASK_ROWS));
-    let partials: Vec<Vec<f32>> = tasks.map(partial).collect();
+    }
+    sum
+}
+
+/// Sum of the tasks' sums, in their order.
+fn sum(dim: usize, partials: Vec<Vec<f32>>) -> Vec<f32> {
     let mut sum = vec![0f32; dim];
     for partial in partials {
         for (s, p) in sum.iter_mut().zip(partial) {

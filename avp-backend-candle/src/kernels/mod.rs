@@ -5,9 +5,11 @@
 
 mod linear;
 mod mix;
+mod stream;
 
 pub(crate) use linear::linear;
 pub(crate) use mix::{mix_dense, mix_sparse};
+pub(crate) use stream::{LARGE, copy};
 
 use candle_core::{CpuStorage, Layout};
 use half::slice::HalfFloatSliceExt;
