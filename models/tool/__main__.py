@@ -24,8 +24,8 @@ MODELS = Path(__file__).resolve().parent.parent
 SEEDS = {"qwen2": 1, "llama-bpe": 2}
 RECIPES = [
     Recipe("avp-demo-qwen2-s", "qwen2", "qwen2", torch.bfloat16, 96, 3, 3, 3, tied=False, steps=1500, seed=11),
-    Recipe("avp-demo-qwen2-m", "qwen2", "qwen2", torch.bfloat16, 128, 3, 4, 4, tied=True, steps=2000, seed=12),
-    Recipe("avp-demo-llama", "llama", "llama-bpe", torch.float16, 128, 3, 4, 2, tied=False, steps=1500, seed=13),
+    Recipe("avp-demo-qwen2-m", "qwen2", "qwen2", torch.bfloat16, 128, 3, 4, 4, tied=True, steps=1500, seed=12, peak=1e-3),
+    Recipe("avp-demo-llama", "llama", "llama-bpe", torch.float16, 128, 3, 4, 2, tied=False, steps=1500, seed=13, peak=1e-3),
 ]
 
 
