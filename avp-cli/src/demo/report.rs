@@ -47,7 +47,7 @@ impl Report {
         ))?;
         output::line(&format!("session   {resolution}; both loaded in {:.1} s\n", self.setup.as_secs_f64()))?;
         output::line(&format!(
-            "{:<28}{:<10}{:<24}{:<24}{:<24}",
+            "{:<25}{:<10}{:<25}{:<25}{:<25}",
             "question", "expected", "direct (one agent)", "text (notes in prompt)", "latent (KV cache)"
         ))?;
         Ok(())
@@ -59,7 +59,7 @@ impl Report {
             format!("{mark} {}", outcome.answer.trim())
         };
         output::line(&format!(
-            "{:<28}{:<10}{:<24}{:<24}{:<24}",
+            "{:<25}{:<10}{:<25}{:<25}{:<25}",
             row.question.text,
             row.question.answer,
             cell(&row.direct),
