@@ -61,10 +61,18 @@ impl BufferPool {
     }
 
     /// As [`get`](Self::get), but memory that is not recycled is only reserved: pages come as they are written.
-    /// For receiving, where a length is a peer's word until its bytes arrive.
+    /// For receiving, where it is not known whether all of the buffer will be filled.
     #[must_use]
     pub fn get_unfaulted(&self, len: usize, aligned_at: usize) -> PooledBuf {
         self.take(len, aligned_at, false)
+    }
+
+    /// As [`get`](Self::get), but only from what is kept: `None` rather than new memory. For receiving, where a
+    /// length is a peer's word until its bytes arrive.
+    #[must_use]
+    pub fn get_warm(&self, len: usize, aligned_at: usize) -> Option<PooledBuf> {
+        let storage = self.shared.lock().take(storage_len(len))?;
+        Some(self.aligned(storage, len, aligned_at))
     }
 
     /// Bytes of unused buffers that are kept now.
@@ -74,8 +82,11 @@ impl BufferPool {
     }
 
     fn take(&self, len: usize, aligned_at: usize, fault: bool) -> PooledBuf {
-        let needed = len.saturating_add(ALIGNMENT);
-        let storage = self.shared.lock().take(needed).unwrap_or_else(|| fresh(needed, fault));
+        self.get_warm(len, aligned_at)
+            .unwrap_or_else(|| self.aligned(fresh(storage_len(len), fault), len, aligned_at))
+    }
+
+    fn aligned(&self, storage: Vec<u8>, len: usize, aligned_at: usize) -> PooledBuf {
         let offset = storage.as_ptr().wrapping_add(aligned_at).align_offset(ALIGNMENT);
         PooledBuf { storage, offset, len, pool: Arc::clone(&self.shared) }
     }
@@ -88,6 +99,11 @@ impl fmt::Debug for BufferPool {
             .field("kept", &self.kept_bytes())
             .finish()
     }
+}
+
+/// Bytes that a buffer needs to hold `len` wherever alignment puts their start.
+fn storage_len(len: usize) -> usize {
+    len.saturating_add(ALIGNMENT)
 }
 
 fn fresh(needed: usize, fault: bool) -> Vec<u8> {
@@ -238,6 +254,18 @@ mod tests {
         let small = pool.get(100, 0);
         assert_eq!(pool.kept_bytes(), 33 * STEP);
         drop(small);
+    }
+
+    #[test]
+    fn a_warm_buffer_is_a_kept_one_and_never_new_memory() {
+        let pool = BufferPool::new(64 * STEP);
+        drop((pool.get(2 * STEP, 0), pool.get(3 * STEP, 0)));
+        let kept = pool.kept_bytes();
+        assert!(pool.get_warm(4 * STEP, 0).is_none());
+        assert_eq!(pool.kept_bytes(), kept);
+        let warm = pool.get_warm(3 * STEP, 17).unwrap();
+        assert_eq!((warm.len(), warm[17..].as_ptr().align_offset(ALIGNMENT)), (3 * STEP, 0));
+        assert_eq!(pool.kept_bytes(), kept - warm.storage.len());
     }
 
     #[test]

@@ -45,11 +45,9 @@ impl Filling {
             let offset = own.as_ptr().wrapping_add(aligned_at).align_offset(ALIGNMENT);
             Buffer::Own(own, offset)
         } else {
-            // A pool that keeps less than this has no buffer that long. Should it keep only shorter ones, the new
-            // one is reserved, not faulted in, and not longer than what the pool is allowed to keep.
-            let warm = pool.kept_bytes() >= len;
-            let first = if warm { len } else { len.min(FIRST_STEP) };
-            Buffer::Pooled(pool.get_unfaulted(first, aligned_at))
+            // Memory that is there already may be taken on the peer's word, new memory may not.
+            let first_step = || pool.get_unfaulted(len.min(FIRST_STEP), aligned_at);
+            Buffer::Pooled(pool.get_warm(len, aligned_at).unwrap_or_else(first_step))
         };
         Self { buffer, filled: 0, len, aligned_at, _claim: claim }
     }
@@ -172,6 +170,14 @@ mod tests {
         drop(pool.get(8 << 20, 0));
         let filling = filling(PayloadType::HiddenState, 8 << 20, &pool).await;
         assert_eq!((capacity(&filling), pool.kept_bytes()), (8 << 20, 0));
+    }
+
+    #[tokio::test]
+    async fn short_warm_buffers_do_not_add_up_to_a_long_one() {
+        let pool = BufferPool::new(64 << 20);
+        drop((pool.get(4 << 20, 0), pool.get(4 << 20, 0)));
+        let filling = filling(PayloadType::HiddenState, 8 << 20, &pool).await;
+        assert_eq!(capacity(&filling), FIRST_STEP);
     }
 
     #[tokio::test]
