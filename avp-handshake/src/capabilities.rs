@@ -7,7 +7,7 @@ use crate::fingerprint::Fingerprint;
 use crate::json::Json;
 use crate::message::{MessageError, wrong};
 
-/// Key of our entry in the capabilities (DESIGN.md, section 4).
+/// Key of our entry in the capabilities (docs/spec/extensions.md, section 2).
 pub const EXTENSION_KEY: &str = "avp.rs";
 
 /// Version of the extension that is spoken here.

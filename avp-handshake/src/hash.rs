@@ -6,13 +6,13 @@ use sha2::{Digest, Sha256};
 
 use crate::json::{Json, write_string};
 
-/// SHA-256, hex, of a model config in canonical form: `model_hash` of the hello (WIRE.md, section 3).
+/// SHA-256, hex, of a model config in canonical form: `model_hash` of the hello (docs/spec/handshake.md, section 2).
 #[must_use]
 pub fn model_hash(config: &Json) -> String {
     hex::encode(Sha256::digest(config.to_canonical()))
 }
 
-/// SHA-256, hex, of a vocabulary sorted by code point: `tokenizer_hash` of the hello (WIRE.md, section 3).
+/// SHA-256, hex, of a vocabulary sorted by code point: `tokenizer_hash` of the hello (docs/spec/handshake.md, section 2).
 ///
 /// `vocab` holds each token string once, added tokens included, with its id.
 #[must_use]

@@ -9,10 +9,10 @@ use crate::message::{MessageError, entry, map, parse_object, string, wrong};
 /// Feature version that the hello announces; that of the reference SDK.
 pub const AVP_VERSION: &str = "0.6.2";
 
-/// A longer hello is not read (DESIGN.md, section 5).
+/// A longer hello is not read (docs/spec/limits.md).
 pub const MAX_HELLO_BYTES: usize = 64 * 1024;
 
-/// First message of each side (WIRE.md, section 3).
+/// First message of each side (docs/spec/handshake.md, section 1).
 ///
 /// ```
 /// use avp_handshake::Hello;

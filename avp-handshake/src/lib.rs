@@ -36,7 +36,7 @@ pub use hello::{AVP_VERSION, Hello, MAX_HELLO_BYTES};
 pub use identity::ModelIdentity;
 pub use message::MessageError;
 pub use negotiator::{
-    CODE_KEY, ConfigureError, DEFAULT_HANDSHAKE_TIMEOUT, Established, Event, HandshakeError, Negotiator,
+    ConfigureError, DEFAULT_HANDSHAKE_TIMEOUT, Established, Event, HandshakeError, Negotiator,
     NegotiatorConfig, Reject,
 };
 pub use resolve::{

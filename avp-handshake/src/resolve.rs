@@ -62,7 +62,7 @@ impl Resolution {
     }
 }
 
-/// The rule of WIRE.md, section 3, that decided.
+/// The rule of docs/spec/handshake.md, section 3, that decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResolutionPath {
     /// Rule 1: equal model hashes.
@@ -121,6 +121,16 @@ impl Verification {
             _ => Self::Unverified,
         }
     }
+
+    /// `verified`, `different` or `unverified`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Different => "different",
+            Self::Unverified => "unverified",
+        }
+    }
 }
 
 /// Whether models may count as the same where their weights could not be compared.
@@ -136,7 +146,8 @@ pub enum VerificationPolicy {
 /// Applies the six rules in order; the first that fits decides.
 ///
 /// Rules 1 and 2 take two fine-tunes of one architecture for the same model. Where both peers announce fingerprints
-/// and these differ, the two rules are off; where one does not, `options.policy` decides (DESIGN.md, section 4).
+/// and these differ, the two rules are off; where one does not, `options.policy` decides (docs/spec/handshake.md,
+/// section 5).
 ///
 /// ```
 /// use avp_handshake::{ModelIdentity, ResolutionPath, ResolveOptions, resolve};

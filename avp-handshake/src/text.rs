@@ -9,7 +9,7 @@ use crate::message::{MessageError, entry, map, parse_object, string};
 /// A longer text message is not read.
 pub const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 
-/// A text message: the body of `POST /avp/v2/text`, and the payload of `text` frames (WIRE.md, section 4).
+/// A text message: the body of `POST /avp/v2/text`, and the payload of `text` frames (docs/spec/http.md).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextMessage {
     /// Feature version.

@@ -1,4 +1,4 @@
-//! What a transport allows: deadlines, budgets and sizes, as public fields with the defaults of DESIGN.md section 5.
+//! What a transport allows: deadlines, budgets and sizes, as public fields with their defaults (docs/spec/limits.md).
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -18,7 +18,7 @@ pub enum Scheme {
     Quic,
     /// `avp+shm:///path/to.sock`: shared memory, found through a Unix socket.
     SharedMemory,
-    /// `http://host[:port]`: the HTTP binding (WIRE.md section 4).
+    /// `http://host[:port]`: the HTTP binding (docs/spec/http.md).
     Http,
     /// `https://host[:port]`: the HTTP binding under TLS.
     Https,

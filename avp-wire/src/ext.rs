@@ -21,6 +21,9 @@ pub const PREFIX: &str = "avp.prefix";
 pub const CODEC: &str = "avp.codec";
 /// What the model read to make a context, as a JSON string in ASCII. In files only.
 pub const TEXT: &str = "avp.text";
+/// Name of an [`ErrorCode`](crate::ErrorCode), in the `extra` map of a
+/// [`TransmitResponse`](crate::TransmitResponse) that says no.
+pub const CODE: &str = "avp.code";
 
 /// Hash of the source model's configuration; an SDK receiver takes a context only if it is its own.
 pub const MODEL_HASH: &str = "model_hash";

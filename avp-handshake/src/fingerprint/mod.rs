@@ -1,4 +1,4 @@
-//! Fingerprints of checkpoints: what `avp.weights` names (DESIGN.md, section 4).
+//! Fingerprints of checkpoints: what `avp.weights` names (docs/spec/handshake.md, section 5).
 
 mod cache;
 mod header;

@@ -4,14 +4,16 @@
 //! have any size, and `NaN` and `Infinity` are values. General JSON crates keep none of this.
 
 mod convert;
+mod error;
 mod integer;
 mod parse;
 mod write;
 
 pub(crate) use write::write_string;
 
+pub use error::JsonError;
 pub use integer::Integer;
-pub use parse::{JsonError, ParseLimits};
+pub use parse::ParseLimits;
 
 use std::cmp::Ordering;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Integer, Json, Key};
+use super::{Integer, Json, JsonError, Key};
 
 /// Bounds of the parser; they hold for documents from files and from peers alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,52 +19,6 @@ impl Default for ParseLimits {
     fn default() -> Self {
         Self { depth: 128, values: 1_000_000, integer_digits: 4300 }
     }
-}
-
-/// Why a text is not JSON, or not JSON that is read here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum JsonError {
-    /// The text is not UTF-8.
-    #[error("byte {at}: not UTF-8")]
-    Utf8 {
-        /// Offset of the first bad byte.
-        at: usize,
-    },
-    /// Something else was expected here.
-    #[error("byte {at}: expected {expected}")]
-    Expected {
-        /// Byte offset in the text.
-        at: usize,
-        /// What would have been right.
-        expected: &'static str,
-    },
-    /// An escape of half a surrogate pair, which no UTF-8 string can hold.
-    #[error("byte {at}: half a surrogate pair")]
-    LoneSurrogate {
-        /// Byte offset of the escape.
-        at: usize,
-    },
-    /// Nested too deep.
-    #[error("nested deeper than {limit} levels")]
-    TooDeep {
-        /// Levels allowed.
-        limit: usize,
-    },
-    /// Too many values.
-    #[error("more than {limit} values")]
-    TooManyValues {
-        /// Values allowed.
-        limit: usize,
-    },
-    /// An integer with too many digits.
-    #[error("byte {at}: an integer of more than {limit} digits")]
-    IntegerTooLong {
-        /// Byte offset of the integer.
-        at: usize,
-        /// Digits allowed.
-        limit: usize,
-    },
 }
 
 pub(super) fn parse(text: &[u8], limits: ParseLimits) -> Result<Json, JsonError> {

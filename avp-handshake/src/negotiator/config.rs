@@ -12,7 +12,7 @@ use crate::{
     Capabilities, Hello, MAX_HELLO_BYTES, MapLookup, MessageError, ModelIdentity, VerificationPolicy,
 };
 
-/// Time for a whole handshake where nobody says otherwise (DESIGN.md, section 5).
+/// Time for a whole handshake where nobody says otherwise (docs/spec/limits.md).
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What this side brings to a handshake.

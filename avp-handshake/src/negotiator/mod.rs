@@ -9,7 +9,7 @@ mod waiting;
 
 pub use config::{ConfigureError, DEFAULT_HANDSHAKE_TIMEOUT, NegotiatorConfig};
 pub use error::HandshakeError;
-pub use reject::{CODE_KEY, Reject};
+pub use reject::Reject;
 
 use std::collections::VecDeque;
 use std::mem;

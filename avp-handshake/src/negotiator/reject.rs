@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::{ErrorCode, Frame, Limits, Metadata, Mode, TransmitResponse};
 
-/// Key of the response's `extra` map that names the error code.
-pub const CODE_KEY: &str = "avp.code";
-
 /// Longest text of a refusal that is kept, in characters.
 const MAX_MESSAGE: usize = 256;
 
@@ -30,7 +27,7 @@ impl Reject {
     /// The frame that tells the peer.
     #[must_use]
     pub fn to_frame(&self) -> Frame {
-        let code = self.code.map(|code| (CODE_KEY.to_owned(), code.as_str().to_owned()));
+        let code = self.code.map(|code| (ext::CODE.to_owned(), code.as_str().to_owned()));
         let response = TransmitResponse {
             success: false,
             message: Some(self.message.clone()),
@@ -55,7 +52,7 @@ impl Reject {
         if response.success {
             return None;
         }
-        let code = response.extra.get(CODE_KEY).and_then(|name| ErrorCode::from_name(name));
+        let code = response.extra.get(ext::CODE).and_then(|name| ErrorCode::from_name(name));
         let message = response.message.unwrap_or_default().chars().take(MAX_MESSAGE).collect();
         Some(Self { code, message })
     }
@@ -86,7 +83,7 @@ mod tests {
         let mut frame = Reject::new(ErrorCode::Busy, "").to_frame();
         let response = TransmitResponse {
             message: Some("x".repeat(10_000)),
-            extra: BTreeMap::from([(CODE_KEY.to_owned(), "new.code".to_owned())]),
+            extra: BTreeMap::from([(ext::CODE.to_owned(), "new.code".to_owned())]),
             ..Default::default()
         };
         frame.payload = response.to_vec().into();
