@@ -1,9 +1,11 @@
 //! What can go wrong on a transport, grouped by who is at fault.
 
-use std::fmt;
+mod limit;
+
+pub use limit::{Deadline, LimitExceeded};
+
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use avp_wire::ErrorCode;
 
@@ -155,142 +157,6 @@ pub enum Incompatible {
     },
 }
 
-/// A deadline or budget was exceeded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LimitExceeded {
-    /// A wait took too long.
-    #[error("timed out after {:.1} s waiting for {peer}: {which} ({got} of {expected} bytes)", .after.as_secs_f64())]
-    Deadline {
-        /// Whom we waited for.
-        peer: String,
-        /// Which deadline.
-        which: Deadline,
-        /// Time spent waiting.
-        after: Duration,
-        /// Bytes moved, where they matter.
-        got: u64,
-        /// Bytes expected, where they matter.
-        expected: u64,
-    },
-    /// A frame does not fit in the memory budget of its connection.
-    #[error(
-        "a frame of {needed} bytes does not fit: {held} of {budget} bytes are held by frames in use; drop frames or raise \
-         `limits.memory_budget`"
-    )]
-    Memory {
-        /// Bytes of the frame.
-        needed: u64,
-        /// Bytes held by earlier frames.
-        held: u64,
-        /// The budget.
-        budget: u64,
-    },
-    /// A frame exceeds a limit of the codec.
-    #[error("{peer} sent a frame beyond this side's limits: {source}")]
-    Frame {
-        /// Who sent it.
-        peer: String,
-        /// Which limit.
-        source: avp_wire::DecodeError,
-    },
-    /// A payload exceeds a limit when it is unpacked; the frame is lost, the connection goes on.
-    #[error("{peer} sent a payload beyond this side's limits: {source}")]
-    Unpacked {
-        /// Who sent it.
-        peer: String,
-        /// Which limit.
-        source: avp_wire::DecodeError,
-    },
-    /// Too many bytes before negotiation was done.
-    #[error("the peer sent {got} bytes before the handshake was done; {limit} are allowed")]
-    HandshakeBytes {
-        /// Bytes announced or received.
-        got: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// Too many connections of one peer have not negotiated; the oldest was dropped.
-    #[error("dropped: more than {limit} connections of this peer have not finished their handshake")]
-    HalfOpen {
-        /// The limit.
-        limit: usize,
-    },
-    /// Too many transfers at once.
-    #[error("{limit} transfers are open on this connection; finish one first")]
-    Transfers {
-        /// The limit.
-        limit: usize,
-    },
-    /// Too many tiny frames.
-    #[error(
-        "the peer floods: frames smaller than {smaller_than} bytes came faster than {per_second} a second"
-    )]
-    TinyFrames {
-        /// Payload size below which a frame is tiny.
-        smaller_than: u64,
-        /// Sustained rate allowed.
-        per_second: u64,
-    },
-    /// Too many damaged or refused frames.
-    #[error("gave up the connection after {limit} damaged or refused frames")]
-    Rejects {
-        /// The limit.
-        limit: u32,
-    },
-}
-
-impl LimitExceeded {
-    /// The stable code that a reject carries.
-    #[must_use]
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            Self::Deadline { which: Deadline::Handshake, .. } => ErrorCode::HandshakeTimeout,
-            Self::Deadline { which: Deadline::Receive | Deadline::Send, .. } => ErrorCode::TooSlow,
-            Self::Deadline { .. } => ErrorCode::DeadlineExceeded,
-            Self::Memory { .. } => ErrorCode::MemoryBudget,
-            Self::Frame { source, .. } | Self::Unpacked { source, .. } => source.code(),
-            Self::HandshakeBytes { .. } => ErrorCode::HandshakeTooLarge,
-            Self::HalfOpen { .. } | Self::Transfers { .. } => ErrorCode::Busy,
-            Self::TinyFrames { .. } | Self::Rejects { .. } => ErrorCode::BudgetSpent,
-        }
-    }
-}
-
-/// Which wait took too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Deadline {
-    /// `Limits::frame_timeout`, while a transfer takes no frames and others wait behind it
-    Transfer,
-    /// [`Timeouts::connect`](crate::Timeouts::connect)
-    Connect,
-    /// `Limits::handshake_timeout`
-    Handshake,
-    /// `Limits::frame_timeout` and `min_rate`, while receiving
-    Receive,
-    /// `Limits::frame_timeout` and `min_rate`, while sending
-    Send,
-    /// [`Timeouts::idle`](crate::Timeouts::idle)
-    Idle,
-    /// [`Timeouts::close`](crate::Timeouts::close)
-    Close,
-}
-
-impl fmt::Display for Deadline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Transfer => "the frame deadline, this transfer was not received from while others waited",
-            Self::Connect => "the connect deadline",
-            Self::Handshake => "the handshake deadline",
-            Self::Receive => "the frame deadline, it stopped sending within a frame or is too slow",
-            Self::Send => "the frame deadline, it takes no data or is too slow",
-            Self::Idle => "the idle deadline, no frame came",
-            Self::Close => "the close deadline, it did not end its side",
-        })
-    }
-}
-
 /// The caller asked for something that cannot be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -300,8 +166,8 @@ pub enum UsageError {
     Url(#[from] UrlError),
     /// Plain TCP beyond loopback without permission.
     #[error(
-        "{address} is not a loopback address, and plain TCP is neither encrypted nor authenticated; use `avp+tls`, or set \
-         the option `allow_remote` if the network is trusted"
+        "{address} is not a loopback address, and plain TCP is neither encrypted nor authenticated; set the option \
+         `allow_remote` (`--allow-remote`) if the network is trusted"
     )]
     RemoteNotAllowed {
         /// The address.
@@ -394,6 +260,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -412,6 +280,10 @@ mod tests {
             expected: 12,
         };
         assert!(stalled.to_string().starts_with("timed out after 30.0 s waiting for p: the frame deadline"));
+        assert!(stalled.to_string().ends_with("(7 of 12 bytes)"));
+        let (peer, after) = ("p".into(), Duration::from_secs(10));
+        let idle = LimitExceeded::Deadline { peer, which: Deadline::Idle, after, got: 0, expected: 0 };
+        assert!(idle.to_string().ends_with("the idle deadline, no frame came"));
         let url = "avp+quic://h:1".parse().unwrap();
         let missing = Incompatible::Transport { url, scheme: Scheme::Quic };
         assert!(
