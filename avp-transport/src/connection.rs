@@ -8,10 +8,11 @@ use avp_handshake::PeerId;
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, FrameHead};
 use tokio::time::timeout;
 
-use crate::error::{Deadline, LimitExceeded, UsageError};
+use crate::error::{Deadline, LimitExceeded};
 use crate::half_open::HalfOpen;
 use crate::link::{FrameReceiver, FrameSender, Result};
 use crate::options::Options;
+use crate::work;
 
 /// Where a peer is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -148,13 +149,17 @@ impl Connection {
         self.sender.send(frame).await
     }
 
-    /// Encodes and sends a frame.
+    /// Encodes and sends a frame; gives the bytes it has on the wire. Compression, and checksums of large payloads,
+    /// run on a blocking thread.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and [`UsageError::Encode`] where the frame cannot be written.
-    pub async fn send_frame(&mut self, frame: &Frame, encoding: &EncodeOptions) -> Result<()> {
-        let encoded = frame.encode(encoding).map_err(UsageError::Encode)?;
-        self.sender.send(encoded).await
+    /// As [`send`](Self::send), and [`UsageError::Encode`](crate::UsageError::Encode) where the frame cannot be
+    /// written.
+    pub async fn send_frame(&mut self, frame: &Frame, encoding: &EncodeOptions) -> Result<usize> {
+        let encoded = work::encode(frame, encoding, &self.peer).await?;
+        let len = encoded.len();
+        self.sender.send(encoded).await?;
+        Ok(len)
     }
 
     /// The next frame; `None` once the peer has finished. See [`FrameReceiver::recv`].

@@ -1,7 +1,5 @@
 //! What is asked of every incoming frame, whatever carried it: sizes, budgets, checks.
 
-use std::borrow::Cow;
-
 use avp_wire::{DecodeError, Fault, Flags, Frame, FrameHead, Header, Limits};
 use bytes::Bytes;
 
@@ -9,6 +7,13 @@ use crate::budget::{Conduct, MemoryBudget, MemoryClaim};
 use crate::error::{LimitExceeded, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
+use crate::work::{Check, is_long_check};
+
+/// How far the check of a payload is.
+pub(crate) enum Checking {
+    Done(Result<Frame>),
+    Running(FrameHead, Check),
+}
 
 /// The rules for frames of one peer, with what it has used up so far.
 #[derive(Debug)]
@@ -84,15 +89,28 @@ impl Intake {
         Ok(self.memory.claim(bytes, self.limits.frame_timeout).await?)
     }
 
-    /// Checks the payload, which carries its claim on memory, and makes the frame. An error here costs this frame only,
-    /// unless the peer has sent too many of the kind.
-    pub(crate) fn frame(&mut self, head: FrameHead, payload: Bytes) -> Result<Frame> {
-        let compressed = head.header.flags.contains(Flags::COMPRESSED);
-        let mut limits = Cow::Borrowed(&self.limits);
-        if compressed {
-            limits.to_mut().memory_budget = self.memory.free().min(self.limits.memory_budget);
+    /// Checks a payload, which carries its claim on memory, and makes the frame: at once, or on a blocking thread
+    /// where that may take long. An error here costs this frame only, unless the peer has sent too many of the kind.
+    pub(crate) fn check(&mut self, head: FrameHead, payload: Bytes) -> Checking {
+        if !is_long_check(&head, &payload, &self.limits) {
+            let checked = head.into_frame(payload, &self.limits);
+            return Checking::Done(self.judge(checked, false));
         }
-        match head.into_frame(payload, &limits) {
+        let mut limits = self.limits.clone();
+        if head.header.flags.contains(Flags::COMPRESSED) {
+            limits.memory_budget = self.memory.free().min(self.limits.memory_budget);
+        }
+        Checking::Running(head.clone(), Check::start(head, payload, limits))
+    }
+
+    /// Waits for the rest of a check. Dropping the future loses nothing.
+    pub(crate) async fn checked(&mut self, head: &FrameHead, check: &mut Check) -> Result<Frame> {
+        let checked = check.outcome(&self.peer).await?;
+        self.judge(checked, head.header.flags.contains(Flags::COMPRESSED))
+    }
+
+    fn judge(&mut self, checked: Result<Frame, DecodeError>, compressed: bool) -> Result<Frame> {
+        match checked {
             Ok(mut frame) if compressed => {
                 let unpacked = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
                 frame.payload = self.memory.claim_now(unpacked)?.attach(frame.payload);

@@ -32,6 +32,7 @@ mod tcp;
 pub mod testing;
 mod transfers;
 mod url;
+mod work;
 
 pub use connection::{Connection, Peer, PeerAddress};
 pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};

@@ -10,11 +10,12 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::connection::{Connection, Peer, PeerAddress};
-use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, UsageError};
-use crate::intake::Intake;
+use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, TransportError, UsageError};
+use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
 use crate::options::Options;
 use crate::url::TransportUrl;
+use crate::work::Check;
 
 /// Frames on their way in one direction.
 const QUEUE_FRAMES: usize = 64;
@@ -160,7 +161,7 @@ fn names<T>(with: impl FnOnce(&mut HashMap<String, Door>) -> T) -> T {
     with(&mut LISTENERS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn not_memory(url: &TransportUrl) -> crate::TransportError {
+fn not_memory(url: &TransportUrl) -> TransportError {
     Incompatible::Transport { url: url.clone(), scheme: url.scheme() }.into()
 }
 
@@ -238,18 +239,19 @@ struct MemoryReceiver {
 enum Stage {
     Between,
     Judging(FrameHead, Parcel),
+    Checking(FrameHead, Check),
     Ended,
     Failed,
 }
 
 impl MemoryReceiver {
-    fn closed(&self) -> crate::TransportError {
+    fn closed(&self) -> TransportError {
         UsageError::Closed { peer: self.intake.peer.clone() }.into()
     }
 
     async fn await_head(&mut self) -> Result<bool> {
         match self.stage {
-            Stage::Judging(..) => return Ok(true),
+            Stage::Judging(..) | Stage::Checking(..) => return Ok(true),
             Stage::Ended => return Ok(false),
             Stage::Failed => return Err(self.closed()),
             Stage::Between => {}
@@ -275,28 +277,35 @@ impl MemoryReceiver {
     }
 
     async fn take_payload(&mut self) -> Result<Frame> {
-        let Stage::Judging(head, _) = &self.stage else {
+        if let Stage::Judging(head, _) = &self.stage {
+            let claim = self.intake.claim(crate::stream::memory_of(head)).await?;
+            if let Stage::Judging(head, (frame, _share)) = std::mem::replace(&mut self.stage, Stage::Between)
+            {
+                match self.intake.check(head, claim.attach(frame.payload)) {
+                    Checking::Done(frame) => return self.taken(frame),
+                    Checking::Running(head, check) => self.stage = Stage::Checking(head, check),
+                }
+            }
+        }
+        let Stage::Checking(head, check) = &mut self.stage else {
             return Err(self.no_head());
         };
-        let claim = self.intake.claim(crate::stream::memory_of(head)).await?;
-        match std::mem::replace(&mut self.stage, Stage::Between) {
-            Stage::Judging(head, (frame, _share)) => {
-                self.intake.frame(head, claim.attach(frame.payload)).inspect_err(|error| {
-                    if !error.is_recoverable() {
-                        self.stage = Stage::Failed;
-                    }
-                })
-            }
-            _ => Err(UsageError::NoHead.into()),
-        }
+        let frame = self.intake.checked(head, check).await;
+        self.taken(frame)
     }
 
-    fn no_head(&self) -> crate::TransportError {
+    fn taken(&mut self, frame: Result<Frame>) -> Result<Frame> {
+        let lives = frame.as_ref().err().is_none_or(TransportError::is_recoverable);
+        self.stage = if lives { Stage::Between } else { Stage::Failed };
+        frame
+    }
+
+    fn no_head(&self) -> TransportError {
         if matches!(self.stage, Stage::Failed) { self.closed() } else { UsageError::NoHead.into() }
     }
 
     fn drop_payload(&mut self) -> Result<()> {
-        if !matches!(self.stage, Stage::Judging(..)) {
+        if !matches!(self.stage, Stage::Judging(..) | Stage::Checking(..)) {
             return Err(self.no_head());
         }
         self.stage = Stage::Failed;
@@ -311,7 +320,7 @@ impl FrameReceiver for MemoryReceiver {
         Box::pin(async move {
             self.await_head().await?;
             match &self.stage {
-                Stage::Judging(head, _) => Ok(Some(head)),
+                Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
             }
         })

@@ -16,6 +16,7 @@ use crate::connection::{Connection, Peer};
 use crate::error::{Deadline, LimitExceeded, UsageError};
 use crate::link::{FrameReceiver, FrameSender, Result};
 use crate::options::Options;
+use crate::work;
 
 /// Frames that wait for one transfer before its lack of appetite holds up the others.
 const LANE_FRAMES: usize = 16;
@@ -166,7 +167,7 @@ impl Transfer {
         if !self.id.is_empty() {
             frame.metadata.extra.insert(ext::TRANSFER.to_owned(), self.id.clone());
         }
-        let encoded = frame.encode(encoding).map_err(UsageError::Encode)?;
+        let encoded = work::encode(&frame, encoding, &self.shared.peer).await?;
         self.shared.sender.lock().await.send(encoded).await
     }
 

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 
 use super::filling::Filling;
 use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
-use crate::intake::Intake;
+use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::work::Check;
 
 /// Read-ahead while frames are small.
 const AHEAD: usize = 128 << 10;
@@ -47,6 +48,8 @@ enum Stage {
     Judging(FrameHead),
     /// The payload is on its way.
     Filling(FrameHead, Filling),
+    /// The payload is there and being checked.
+    Checking(FrameHead, Check),
     /// So many bytes of a refused payload are still to come.
     Skipping(u64),
     /// The peer finished.
@@ -89,7 +92,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
     async fn await_head(&mut self) -> Result<bool> {
         loop {
             match self.stage {
-                Stage::Judging(_) | Stage::Filling(..) => return Ok(true),
+                Stage::Judging(_) | Stage::Filling(..) | Stage::Checking(..) => return Ok(true),
                 Stage::Ended => return Ok(false),
                 Stage::Failed => return Err(UsageError::Closed { peer: self.intake.peer.clone() }.into()),
                 Stage::Skipping(_) => self.skip().await?,
@@ -149,7 +152,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         // Metadata cannot go beyond its frame; lenient limits let a header say so.
         let metadata_len = header.metadata_length.min(header.payload_length);
         let head_len = Header::SIZE.saturating_add(to_usize(metadata_len));
-        self.stage_bytes(head_len, to_usize_u64(header.frame_len())).await?;
+        self.stage_bytes(head_len, to_usize(header.frame_len())).await?;
         match self.intake.head(header, self.ahead.get(Header::SIZE..head_len).unwrap_or_default()) {
             Ok(head) => {
                 self.ahead.advance(head_len);
@@ -226,18 +229,24 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         self.prepare_small().await?;
         self.start_filling().await?;
         self.fill().await?;
+        self.check().await.or_else(|error| if error.is_recoverable() { Err(error) } else { self.fail(error) })
+    }
+
+    /// Makes the frame of a payload that is there.
+    async fn check(&mut self) -> Result<Frame> {
         match std::mem::replace(&mut self.stage, Stage::Between) {
-            Stage::Filling(head, filling) => {
-                let payload = filling.finish();
-                self.intake
-                    .frame(head, payload)
-                    .or_else(|error| if error.is_recoverable() { Err(error) } else { self.fail(error) })
-            }
-            other => {
-                self.stage = other;
-                Err(self.no_head())
-            }
+            Stage::Filling(head, filling) => match self.intake.check(head, filling.finish()) {
+                Checking::Done(frame) => return frame,
+                Checking::Running(head, check) => self.stage = Stage::Checking(head, check),
+            },
+            other => self.stage = other,
         }
+        let Stage::Checking(head, check) = &mut self.stage else {
+            return Err(self.no_head());
+        };
+        let frame = self.intake.checked(head, check).await;
+        self.stage = Stage::Between;
+        frame
     }
 
     /// Small payloads come with what follows them in one read.
@@ -261,6 +270,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         let left = match &self.stage {
             Stage::Judging(head) => u64::from(head.payload_len_on_wire()),
             Stage::Filling(_, filling) => to_u64(filling.left()),
+            Stage::Checking(..) => 0,
             _ => return Err(self.no_head()),
         };
         self.stage = Stage::Skipping(left);
@@ -272,14 +282,14 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
 
     async fn skip(&mut self) -> Result<()> {
         while let Stage::Skipping(left) = &mut self.stage {
-            let ready = self.ahead.len().min(to_usize_u64(*left));
+            let ready = self.ahead.len().min(to_usize(*left));
             self.ahead.advance(ready);
             *left -= to_u64(ready);
             if *left == 0 {
                 self.stage = Stage::Between;
                 return Ok(());
             }
-            let expected = to_usize_u64(*left);
+            let expected = to_usize(*left);
             self.stage_bytes(1, expected).await?;
         }
         Ok(())
@@ -308,7 +318,7 @@ impl<R: AsyncRead + Unpin + Send> FrameReceiver for StreamReceiver<R> {
         Box::pin(async move {
             self.await_head().await?;
             match &self.stage {
-                Stage::Judging(head) | Stage::Filling(head, _) => Ok(Some(head)),
+                Stage::Judging(head) | Stage::Filling(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
             }
         })
@@ -356,10 +366,6 @@ fn to_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
 
-fn to_usize(len: u32) -> usize {
-    usize::try_from(len).unwrap_or(usize::MAX)
-}
-
-fn to_usize_u64(len: u64) -> usize {
-    usize::try_from(len).unwrap_or(usize::MAX)
+fn to_usize(len: impl TryInto<usize>) -> usize {
+    len.try_into().unwrap_or(usize::MAX)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use avp_wire::{Compression, EncodeOptions, Frame};
 use tokio::time::timeout;
 
 use super::{Harness, default_pair, encoded, sample, seen};
@@ -118,6 +119,34 @@ pub async fn a_cancelled_receive_loses_nothing(harness: &dyn Harness) {
             }
         };
         assert_eq!(seen(&frame), seen(&sample(i, 200_000 * usize::try_from(i % 5).unwrap() + 10)));
+    }
+    assert!(cancelled > 0);
+    sending.await.unwrap();
+}
+
+/// Large and compressed payloads are checked on other threads. Dropping `payload` meanwhile leaves the head pending.
+pub async fn a_cancelled_check_of_a_large_payload_loses_nothing(harness: &dyn Harness) {
+    let (mut client, mut server) = default_pair(harness).await;
+    let frames: Vec<Frame> = (0..4).map(|i| sample(i, 8 << 20)).collect();
+    let outgoing = frames.clone();
+    let sending = tokio::spawn(async move {
+        let zstd = EncodeOptions { compression: Some(Compression::Fast), ..EncodeOptions::default() };
+        for (frame, encoding) in outgoing.iter().zip([EncodeOptions::default(), zstd].iter().cycle()) {
+            client.send_frame(frame, encoding).await.unwrap();
+        }
+        client
+    });
+    let mut cancelled = 0;
+    for frame in &frames {
+        let received = loop {
+            let head = server.head().await.unwrap().unwrap();
+            assert_eq!(head.metadata.session_id, frame.metadata.session_id);
+            match timeout(Duration::from_micros(50), server.payload()).await {
+                Ok(received) => break received.unwrap(),
+                Err(_) => cancelled += 1,
+            }
+        };
+        assert_eq!(seen(&received), seen(frame));
     }
     assert!(cancelled > 0);
     sending.await.unwrap();

@@ -48,6 +48,7 @@ macro_rules! conformance_tests {
             a_sender_waits_while_the_receiver_takes_nothing,
             a_cancelled_send_leaves_the_stream_in_step,
             a_cancelled_receive_loses_nothing,
+            a_cancelled_check_of_a_large_payload_loses_nothing,
             a_vanished_peer_is_noticed_by_both_halves,
             a_damaged_payload_costs_one_frame,
             damaged_frames_beyond_the_budget_end_the_connection,
