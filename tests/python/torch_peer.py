@@ -19,6 +19,9 @@ from transformers import LogitsProcessor, LogitsProcessorList  # noqa: E402
 
 from lines import serve  # noqa: E402
 
+# Tests run at once, each with a process of its own, on small models.
+torch.set_num_threads(1)
+
 connectors = {}
 
 

@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use avp::{Backend, BufferPool, GenerateOptions, KvDtype, LoadOptions, SamplingOptions, load_backend};
@@ -110,4 +110,39 @@ pub(crate) fn questions() -> Vec<Question> {
     let list: Vec<Value> = serde_json::from_slice(&text).unwrap();
     let field = |question: &Value, key: &str| question[key].as_str().unwrap().to_owned();
     list.iter().map(|q| Question { notes: field(q, "notes"), ask: field(q, "question") }).collect()
+}
+
+/// The one line on stderr of a command that must fail.
+pub(crate) fn refused(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let line = error_line(&output);
+    assert!(output.stdout.is_empty(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
+    line
+}
+
+pub(crate) fn error_line(output: &Output) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(output.status.code().is_some_and(|code| code != 0), "{}: {stderr}", output.status);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{stderr}");
+    stderr.trim_end().to_owned()
+}
+
+/// Fails unless each of `words` stands in the line.
+pub(crate) fn names(line: &str, words: &[&str]) {
+    for word in words {
+        assert!(line.contains(word), "`{word}` is not in: {line}");
+    }
+}
+
+/// `avp think` without latent steps.
+pub(crate) fn think(model: &str, prompt: &str, output: &Path) -> Command {
+    avp(["think", "--model", model, "--prompt", prompt, "--steps", "0", "-o", output.to_str().unwrap()])
+}
+
+/// What lies in a folder.
+pub(crate) fn listing(folder: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
 }
