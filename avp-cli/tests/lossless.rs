@@ -131,14 +131,17 @@ async fn eight_sessions_at_once_on_one_server_each_get_the_tokens_of_one_process
     let server = Server::start(model, &["--max-generations", "4"]);
     let agent = Agent::new("asker", backend(model, KvDtype::F32)).with_cache_dir(Some(cache_dir()));
     let mut sessions = tokio::task::JoinSet::new();
+    // Every session is open before the first question.
+    let open = Arc::new(tokio::sync::Barrier::new(8));
     for (n, Question { notes, ask }) in questions().into_iter().take(8).enumerate() {
-        let (agent, url) = (agent.clone(), server.url.clone());
+        let (agent, url, open) = (agent.clone(), server.url.clone(), Arc::clone(&open));
         sessions.spawn(async move {
             let context = agent.think(Prompt::User(notes), None, n % 3).await.unwrap();
             let expected = write_here(agent.backend().as_ref(), &context, &ask, &greedy());
             let frame = context.to_frame(&stamp(), &pool()).unwrap();
             let mut peer = Peer::connect(&url, agent.hello(), &TransportOptions::default()).await.unwrap();
             let question = Ask { prompt: ask, context: Some(frame), options: greedy(), ..Ask::default() };
+            open.wait().await;
             // The same context twice in a session: its first use must not have changed it.
             for _ in 0..2 {
                 let answer = peer.ask(&question).await.unwrap();
