@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use avp_backend::{Backend, BackendError, ModelInfo, RealignmentProducts, Sequence, TextCodec, TokenMix};
+use avp_backend::{
+    Backend, BackendError, ModelInfo, ProjectionError, RealignmentProducts, Sequence, TextCodec, TokenMix,
+};
 use avp_handshake::{ModelIdentity, tokenizer_hash};
 use avp_wire::KvDtype;
 use candle_core::DType;
@@ -110,6 +112,10 @@ impl Backend for CandleBackend {
 
     fn embed_mix(&self, mixes: &[TokenMix<'_>]) -> Result<Vec<f32>, BackendError> {
         vocabulary::embed_mix(&self.model, mixes)
+    }
+
+    fn soft_embedding(&self, hidden: &[f32], left_out: f32) -> Result<Option<Vec<f32>>, ProjectionError> {
+        vocabulary::soft_embedding(&self.model, hidden, left_out)
     }
 
     fn mean_embedding_norm(&self) -> Result<f32, BackendError> {

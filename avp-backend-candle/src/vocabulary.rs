@@ -1,11 +1,11 @@
 //! Products with the embedding tables: logits, mixed embeddings, what realignment is solved from.
 
-use avp_backend::{BackendError, RealignmentProducts, TokenMix};
+use avp_backend::{BackendError, NonFinite, ProjectionError, RealignmentProducts, TokenMix};
 use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use crate::decoder::{Decoder, product};
 use crate::error::engine;
-use crate::kernels::{Values, mix_dense, mix_sparse};
+use crate::kernels::{Soft, Values, mix_dense, mix_sparse};
 use crate::sequence::check_ids;
 
 /// Table rows per step of a pass over a whole table.
@@ -29,6 +29,31 @@ pub(crate) fn logits(model: &Decoder, hidden: &[f32]) -> std::result::Result<Vec
         logits.flatten_all()?.to_vec1()
     };
     compute().map_err(engine)
+}
+
+/// Softmax of the logits of one hidden state and the input embeddings that it weighs, in one pass over a tied
+/// table on the CPU; nothing elsewhere.
+pub(crate) fn soft_embedding(
+    model: &Decoder,
+    hidden: &[f32],
+    left_out: f32,
+) -> std::result::Result<Option<Vec<f32>>, ProjectionError> {
+    let (expected, got) = (model.config.hidden, hidden.len());
+    if expected != got {
+        return Err(BackendError::Shape { what: "hidden state", expected, got }.into());
+    }
+    let (storage, layout) = model.embed.storage_and_layout();
+    let Storage::Cpu(table) = &*storage else { return Ok(None) };
+    if !model.config.tied {
+        return Ok(None);
+    }
+    let table = Values::new(table, layout).map_err(engine)?;
+    let soft = Soft { x: hidden, cap: model.config.logit_softcap, left_out };
+    let mut out = soft.embedding(&table).ok_or(NonFinite)?;
+    if let Some(scale) = model.embed_scale() {
+        out.iter_mut().for_each(|x| *x *= scale);
+    }
+    Ok(Some(out))
 }
 
 /// One weighted sum of input embeddings per mix, `[mixes, hidden]`.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use avp_backend::{Backend, Input, TokenMix};
+use avp_backend::{Backend, Input, LEFT_OUT_F32, LEFT_OUT_HALF, ProjectionError, SoftmaxMix, TokenMix};
 use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_wire::KvDtype;
 use common::{Expected, FIXTURES, distance, embeddings, load};
@@ -95,6 +95,36 @@ fn mixes_are_embeddings_as_layer_0_takes_them() {
         let dense = backend.embed_mix(&[TokenMix::Dense(&weights)]).unwrap();
         assert!(distance(&sparse, &dense) < 1e-3, "{name}");
     }
+}
+
+#[test]
+fn a_soft_embedding_in_one_pass_is_that_of_logits_softmax_and_mix() {
+    let mut in_one_pass = 0;
+    for name in FIXTURES {
+        for (dtype, left_out, tolerance) in
+            [(KvDtype::F32, LEFT_OUT_F32, 1e-5), (KvDtype::Bf16, LEFT_OUT_HALF, 1e-3)]
+        {
+            let backend = load(name, dtype);
+            let hidden = Expected::read(name).hidden;
+            for hidden in hidden.chunks_exact(backend.info().identity.hidden_dim as usize) {
+                let Some(one_pass) = backend.soft_embedding(hidden, left_out).unwrap() else {
+                    assert!(!backend.info().tied_embeddings, "{name}");
+                    continue;
+                };
+                let mix = SoftmaxMix::from_logits(&backend.logits(hidden).unwrap(), 1.0, 0.0).unwrap();
+                let expected = backend.embed_mix(&[mix.as_token_mix()]).unwrap();
+                let d = distance(&one_pass, &expected);
+                assert!(d < tolerance, "{name}: {d}");
+                in_one_pass += 1;
+            }
+        }
+    }
+    assert!(in_one_pass > 0);
+    let backend = load("qwen2-tied", KvDtype::F32);
+    let mut hidden = vec![0f32; backend.info().identity.hidden_dim as usize];
+    assert!(matches!(backend.soft_embedding(&hidden[1..], 0.0), Err(ProjectionError::Backend(_))));
+    hidden[3] = f32::NAN;
+    assert!(matches!(backend.soft_embedding(&hidden, 0.0), Err(ProjectionError::NonFinite(_))));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use avp_handshake::ModelIdentity;
 use avp_wire::KvDtype;
 
-use crate::BackendError;
+use crate::{BackendError, ProjectionError};
 
 /// A loaded model. Shared between threads; every running generation owns a [`Sequence`] of its own.
 ///
@@ -33,6 +33,18 @@ pub trait Backend: Send + Sync {
     /// Weighted sums of input embeddings, one row per mix: `[mixes.len(), hidden_dim]`, as layer 0 takes them
     /// (scaled where the model scales its embeddings).
     fn embed_mix(&self, mixes: &[TokenMix<'_>]) -> Result<Vec<f32>, BackendError>;
+
+    /// Softmax over the [`logits`](Backend::logits) of one hidden state `[hidden_dim]`, and the
+    /// [`embed_mix`](Backend::embed_mix) of it, `[hidden_dim]`, for engines that do both in one pass over the
+    /// table of a tied model. At most `left_out` of the probability mass is left out. `None`, the default, sends
+    /// the caller through the two operations.
+    ///
+    /// # Errors
+    /// [`ProjectionError::NonFinite`] if a logit is NaN or infinite.
+    fn soft_embedding(&self, hidden: &[f32], left_out: f32) -> Result<Option<Vec<f32>>, ProjectionError> {
+        let _ = (hidden, left_out);
+        Ok(None)
+    }
 
     /// Mean L2 norm of the rows of the input-embedding table, as layer 0 takes them.
     fn mean_embedding_norm(&self) -> Result<f32, BackendError>;

@@ -77,8 +77,12 @@ impl LatentProjection {
     pub fn apply(&self, backend: &dyn Backend, hidden: &[f32]) -> Result<Vec<f32>, ProjectionError> {
         match self {
             Self::SoftEmbedding => {
+                let left_out = left_out_bound(backend);
+                if let Some(embedding) = backend.soft_embedding(hidden, left_out)? {
+                    return Ok(embedding);
+                }
                 let logits = backend.logits(hidden)?;
-                let mix = SoftmaxMix::from_logits(&logits, 1.0, left_out_bound(backend))?;
+                let mix = SoftmaxMix::from_logits(&logits, 1.0, left_out)?;
                 Ok(backend.embed_mix(&[mix.as_token_mix()])?)
             }
             Self::Realignment(realignment) => Ok(realignment.apply(hidden)),

@@ -52,7 +52,8 @@ fn sum(dim: usize, partials: Vec<Vec<f32>>) -> Vec<f32> {
     sum
 }
 
-fn add_row<T: Element>(sum: &mut [f32], row: &[T], weight: f32) {
+/// Adds `weight` times `row` to `sum`.
+pub(super) fn add_row<T: Element>(sum: &mut [f32], row: &[T], weight: f32) {
     T::blocks(row, |start, block| {
         for (s, e) in sum.get_mut(start..).unwrap_or_default().iter_mut().zip(block) {
             *s += weight * e;

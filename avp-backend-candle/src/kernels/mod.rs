@@ -5,10 +5,12 @@
 
 mod linear;
 mod mix;
+mod soft;
 mod stream;
 
 pub(crate) use linear::linear;
 pub(crate) use mix::{mix_dense, mix_sparse};
+pub(crate) use soft::Soft;
 pub(crate) use stream::{LARGE, copy};
 
 use candle_core::{CpuStorage, Layout};
@@ -94,6 +96,7 @@ macro_rules! for_values {
 pub(crate) use for_values;
 
 /// Dot product with 16 partial sums, which the compiler keeps in vector registers.
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a_chunks, a_rest) = a.as_chunks::<16>();
     let (b_chunks, b_rest) = b.as_chunks::<16>();
