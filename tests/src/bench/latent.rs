@@ -38,6 +38,7 @@ pub(crate) fn run(python: Option<&Path>) -> Result<Group> {
     }
     step.measure(&mut group, sequence, torch)?;
     step.describe(&mut group)?;
+    group.note("the engine projects in one pass over the table whatever the distribution; by two operations it is a pass of logits and, unless few ids carry the mass, a pass of embed_mix");
     group.note("the flat case is the same hidden state times 1e-4, which is what a final norm scaled to near 0 gives");
     group.note(format!("median of {ROUNDS} alternating rounds after a prompt of {} tokens", PROMPT.len()));
     Ok(group)
@@ -61,6 +62,7 @@ impl Step<'_> {
             Box::new(|| seconds(|| Ok(self.backend.logits(&self.hidden)?))),
             Box::new(|| seconds(|| project(&self.hidden))),
             Box::new(|| seconds(|| project(&self.flat))),
+            Box::new(|| seconds(|| self.by_two_operations(&self.hidden))),
             Box::new(|| seconds(|| forward(&embedding))),
             Box::new(|| seconds(|| forward(&project(&self.hidden)?))),
         ];
@@ -70,7 +72,9 @@ impl Step<'_> {
             }
         }
         let samples = alternate(ROUNDS, &mut sides)?;
-        let [pass, peaked, flat, forward, step, python @ ..] = &samples[..] else { unreachable!() };
+        let [pass, peaked, flat, two_operations, forward, step, python @ ..] = &samples[..] else {
+            unreachable!()
+        };
         group.figures.extend([
             Figure::milliseconds("projection, logits peaked", peaked)
                 .cost_beside(PASS, peaked, pass)
@@ -78,6 +82,11 @@ impl Step<'_> {
             Figure::milliseconds("projection, logits flat", flat)
                 .cost_beside(PASS, flat, pass)
                 .target(Bound::RatioAtMost(2.3)),
+            Figure::milliseconds("peaked, by logits, SoftmaxMix and embed_mix", two_operations).cost_beside(
+                PASS,
+                two_operations,
+                pass,
+            ),
             Figure::milliseconds("forward of one embedding", forward).cost_beside(PASS, forward, pass),
             Figure::milliseconds("whole latent step", step).cost_beside(PASS, step, pass),
         ]);
@@ -102,6 +111,13 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// The projection by the two operations that every backend has, which the engine's one pass stands for.
+    fn by_two_operations(&self, hidden: &[f32]) -> Result<Vec<f32>> {
+        let logits = self.backend.logits(hidden)?;
+        let mix = SoftmaxMix::from_logits(&logits, 1.0, left_out_bound(self.backend))?;
+        Ok(self.backend.embed_mix(&[mix.as_token_mix()])?)
+    }
+
     /// What the softmax keeps, peaked and flat.
     fn describe(&self, group: &mut Group) -> Result<()> {
         for (name, hidden) in [("peaked", &self.hidden), ("flat", &self.flat)] {
@@ -109,17 +125,36 @@ impl Step<'_> {
             let mean = logits.iter().sum::<f32>() / logits.len() as f32;
             let variance = logits.iter().map(|l| (l - mean).powi(2)).sum::<f32>() / logits.len() as f32;
             let mix = SoftmaxMix::from_logits(&logits, 1.0, left_out_bound(self.backend))?;
+            let (kept, left_out) = fewest(&logits, left_out_bound(self.backend));
             let form = if matches!(mix, SoftmaxMix::Dense(_)) { "dense" } else { "sparse" };
             group.note(format!(
-                "{name}: logits' standard deviation {:.3}, {} of {} ids kept ({form}), mass left out {:.1e}",
+                "{name}: logits' standard deviation {:.3}; SoftmaxMix is {form}; the fewest ids that leave out at most {:.0e} of the mass are {} of {}, leaving out {:.1e}",
                 variance.sqrt(),
-                mix.kept(),
+                left_out_bound(self.backend),
+                kept,
                 logits.len(),
-                mix.left_out()
+                left_out
             ));
         }
         Ok(())
     }
+}
+
+/// The fewest ids whose complement has at most `bound` of the softmax's mass: how many, and that mass.
+fn fewest(logits: &[f32], bound: f32) -> (usize, f64) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut masses: Vec<f64> = logits.iter().map(|l| f64::from(l - max).exp()).collect();
+    let total: f64 = masses.iter().sum();
+    masses.sort_by(f64::total_cmp);
+    let (mut left_out, mut dropped) = (0.0, 0);
+    for mass in masses {
+        if (left_out + mass) / total > f64::from(bound) {
+            break;
+        }
+        left_out += mass;
+        dropped += 1;
+    }
+    (logits.len() - dropped, left_out / total)
 }
 
 /// `tests/python/bench_torch.py` with the same weights.

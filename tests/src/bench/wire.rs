@@ -82,7 +82,7 @@ pub(crate) fn small(mut sdk: Option<&mut Peer>) -> Result<Group> {
     let mut group = Group::new("Frame of 16 KiB");
     let no_checksum = EncodeOptions { checksum: false, ..EncodeOptions::default() };
     let limits = Limits::default();
-    let cell = sdk.as_deref_mut().map(RefCell::new);
+    let cell = sdk.map(RefCell::new);
     let cases: [(&str, &str, Option<f64>, Side<'_>); 4] = [
         (
             "encode, head only (no checksum)",
