@@ -68,6 +68,20 @@ pub enum StopReason {
     Cancelled,
 }
 
+impl StopReason {
+    /// `token`, `text`, `max_tokens`, `context_window` or `cancelled`, as answers and reports name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Text => "text",
+            Self::MaxTokens => "max_tokens",
+            Self::ContextWindow => "context_window",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What a running generation tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -153,26 +167,29 @@ pub fn generate(
 
     let mut writer = Writer::new(backend, options, on_event);
     let mut sampler = Sampler::new(options.sampling.clone());
-    let mut stop = if cancelled { Some(StopReason::Cancelled) } else { None };
-    while stop.is_none() {
+    let stop = loop {
+        if cancelled {
+            break StopReason::Cancelled;
+        }
         if writer.tokens.len() == budget {
             let by_window = budget < options.max_tokens;
-            stop = Some(if by_window { StopReason::ContextWindow } else { StopReason::MaxTokens });
-            break;
+            break if by_window { StopReason::ContextWindow } else { StopReason::MaxTokens };
         }
         let logits = backend.logits(&hidden)?;
         let token = writer.tokens.len();
         let next = sampler.next(&logits).map_err(|NonFinite| GenerateError::NonFinite { token })?;
-        stop = writer.write(next)?;
-        if stop.is_none() && writer.tokens.len() < budget {
+        if let Some(stop) = writer.write(next)? {
+            break stop;
+        }
+        if writer.tokens.len() < budget {
             hidden = sequence.forward(Input::Tokens(&[next]))?;
         }
-    }
+    };
     let (text, tokens) = writer.finish()?;
     Ok(Generation {
         text,
         tokens,
-        stop: stop.unwrap_or(StopReason::MaxTokens),
+        stop,
         prompt_tokens: prompt_tokens.len(),
         context_tokens: before,
         prefill_time,

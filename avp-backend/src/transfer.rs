@@ -1,7 +1,7 @@
 //! Contexts to and from wire frames, and the question whether a context belongs to a model.
 
 use avp_handshake::{ModelIdentity, Verification, VerificationPolicy};
-use avp_wire::{BufferPool, DType, Frame, KvDtype, KvError, KvHeader, Metadata, Mode, PayloadType, ext};
+use avp_wire::{BufferPool, DType, Frame, KvError, KvHeader, Metadata, Mode, PayloadType, ext};
 
 use crate::{Backend, BackendError, Context, KvRange};
 
@@ -142,7 +142,7 @@ impl Context {
             hidden_dim: identity.hidden_dim,
             num_layers: identity.num_layers,
             payload_type: PayloadType::KvCache,
-            dtype: wire_dtype(self.sequence().kv_dtype()),
+            dtype: self.sequence().kv_dtype().into(),
             mode: Mode::Latent,
             extra: extra.into_iter().collect(),
             ..Metadata::default()
@@ -163,7 +163,7 @@ impl Context {
         let header = *payload.header();
         let extra = |key| metadata.extra.get(key).map(String::as_str);
         contradiction("num_layers", &metadata.num_layers, &header.num_layers)?;
-        if metadata.dtype != wire_dtype(header.dtype) {
+        if metadata.dtype != DType::from(header.dtype) {
             let (metadata, header) = (format!("{:?}", metadata.dtype), format!("{:?}", header.dtype));
             return Err(ContextError::Contradiction { what: "dtype", metadata, header });
         }
@@ -194,15 +194,6 @@ fn contradiction(what: &'static str, metadata: &u32, header: &u32) -> Result<(),
         return Ok(());
     }
     Err(ContextError::Contradiction { what, metadata: metadata.to_string(), header: header.to_string() })
-}
-
-/// The metadata's name for the type of a KV cache.
-fn wire_dtype(dtype: KvDtype) -> DType {
-    match dtype {
-        KvDtype::F32 => DType::Float32,
-        KvDtype::F16 => DType::Float16,
-        KvDtype::Bf16 => DType::BFloat16,
-    }
 }
 
 impl<'a> Claim<'a> {
