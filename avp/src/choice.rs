@@ -78,8 +78,7 @@ fn text(why: String) -> Handover {
 /// A peer's name for its model, made harmless for a terminal.
 fn name(identity: &ModelIdentity) -> String {
     let known = [&identity.model_id, &identity.model_family].into_iter().find(|name| !name.is_empty());
-    let shown: String = known.map_or("unknown", |n| n).chars().filter(|c| !c.is_control()).take(80).collect();
-    shown
+    known.map_or("unknown", |name| name).chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
 /// Whether an import error means that the models do not fit, so that text may still do.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use avp_backend::{GenerateOptions, Generation, SamplingOptions, StopReason, Verification};
+use avp_backend::{GenerateOptions, Generation, SamplingOptions, Verification};
 use avp_handshake::TextMessage;
 use avp_wire::ext::{self, FrameKind, SlabId};
 use avp_wire::{Frame, KvHeader, Metadata, Mode};
@@ -81,7 +81,7 @@ pub struct Answer {
     pub text: String,
     /// The token ids that the peer's model chose.
     pub tokens: Vec<u32>,
-    /// Why it ended: `token`, `text`, `max_tokens`, `context_window`.
+    /// Why it ended, as [`StopReason::as_str`](crate::StopReason::as_str) names it.
     pub stop: String,
     /// What the peer got of the context.
     pub handover: Handover,
@@ -129,7 +129,7 @@ pub(crate) fn answer_frame(
         prompt_tokens: generation.prompt_tokens,
         context_tokens: generation.context_tokens,
         verified: verification == Some(Verification::Verified),
-        stop: stop_name(generation.stop).to_owned(),
+        stop: generation.stop.as_str().to_owned(),
     };
     let extra = serde_json::to_value(record).map(|v| Map::from_iter([(ANSWER.to_owned(), v)]));
     text_frame(session_id, source, generation.text, extra.unwrap_or_default(), None)
@@ -195,14 +195,4 @@ pub(crate) fn mark_slab(metadata: &mut Metadata, header: &KvHeader, session_id: 
     metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Slab.as_str().to_owned());
     metadata.extra.insert(ext::TRANSFER.to_owned(), transfer.to_owned());
     metadata.extra.insert(ext::SLAB.to_owned(), slab.to_string());
-}
-
-fn stop_name(stop: StopReason) -> &'static str {
-    match stop {
-        StopReason::Token(_) => "token",
-        StopReason::Text => "text",
-        StopReason::MaxTokens => "max_tokens",
-        StopReason::ContextWindow => "context_window",
-        _ => "cancelled",
-    }
 }

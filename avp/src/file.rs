@@ -80,7 +80,7 @@ impl FileError {
 }
 
 /// Writes `context` to `path`, with checksum and aligned tensors: beside the path first, then renamed, so that a
-/// full disk or a crash leaves no partial file.
+/// full disk or a crash leaves no partial file. Gives the file's bytes.
 ///
 /// `model_hash` is stamped instead of the model's own: an SDK receiver takes a context only under its own hash.
 /// `text` is what the model read, for receivers that can take nothing but text.
@@ -112,7 +112,7 @@ pub fn save_context(
     beside.write_all(&encoded.payload).map_err(FileError::io(path))?;
     beside.as_file().sync_all().map_err(FileError::io(path))?;
     beside.persist(path).map_err(|error| FileError::io(path)(error.error))?;
-    Ok((encoded.head.len() + encoded.payload.len()) as u64)
+    Ok(encoded.len() as u64)
 }
 
 /// Reads the context at `path` into `backend`.
@@ -173,7 +173,7 @@ pub struct Inspection {
 /// Reads the head of the frame at `path`; never decompresses and never reads tensors.
 ///
 /// # Errors
-/// [`FileError`] if there is no valid head, or the file is not as long as it says.
+/// [`FileError`] if there is no valid head, or the file is shorter than it says.
 pub fn inspect(path: &Path) -> Result<Inspection, FileError> {
     let mut file = File::open(path).map_err(FileError::io(path))?;
     let (head, rest) = read_head(&mut file, path, &Limits::default())?;
@@ -185,8 +185,9 @@ pub fn inspect(path: &Path) -> Result<Inspection, FileError> {
     }
     let mut kv = None;
     if head.header.flags.contains(Flags::KV_CACHE) && !head.header.flags.contains(Flags::COMPRESSED) {
-        let mut bytes = [0; KvHeader::SIZE];
-        file.read_exact(&mut bytes).map_err(FileError::io(path))?;
+        let mut bytes = Vec::new();
+        let most = announced.min(KvHeader::SIZE as u64);
+        file.take(most).read_to_end(&mut bytes).map_err(FileError::io(path))?;
         let decoded = KvHeader::decode(&bytes);
         kv = Some(decoded.map_err(|e| FileError::context(path)(ContextError::from(e)))?);
     }

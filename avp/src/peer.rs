@@ -1,17 +1,16 @@
 //! The asking side: one connection to another agent.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use avp_backend::{ContextError, GenerateOptions};
 use avp_handshake::{
-    Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, PeerId, Reject, Resolution,
-    TextMessage,
+    Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage,
 };
 use avp_transport::{
     Connection, Options as TransportOptions, TransportError, TransportUrl, UrlError, connect,
     negotiate_client,
 };
-use avp_wire::{EncodeError, EncodeOptions, ErrorCode, Fault, Frame, KvError, ext};
+use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, KvError, ext};
 
 use crate::agent::announce;
 use crate::choice::{choose, refused};
@@ -45,9 +44,6 @@ pub enum AskError {
     /// The context is not one.
     #[error("the context cannot be sent: {0}")]
     Context(#[from] ContextError),
-    /// A frame cannot be written.
-    #[error("the context cannot be sent: {0}")]
-    Encode(#[from] EncodeError),
     /// The peer said no.
     #[error("the peer refused{}: {message}", code.map(|c| format!(" ({})", c.as_str())).unwrap_or_default())]
     Refused {
@@ -96,8 +92,7 @@ impl Peer {
     pub async fn connect(url: &str, hello: Hello, options: &TransportOptions) -> Result<Self, AskError> {
         let url: TransportUrl = url.parse()?;
         let mut connection = connect(&url, options).await?;
-        let peer = PeerId::new(url.to_string());
-        let config = NegotiatorConfig::new(hello.clone(), peer);
+        let config = NegotiatorConfig::new(hello.clone(), connection.peer_id());
         let established = negotiate_client(&mut connection, config).await?;
         Ok(Self { connection, established, hello, transfers: 0 })
     }
@@ -148,11 +143,11 @@ impl Peer {
                 {
                     handover = refused(&message);
                 }
-                other => return finish(other?, handover, sent, started),
+                other => return Ok(answer(other?, handover, sent, started)),
             }
         }
         let reply = self.exchange(ask, &handover, &mut sent).await?;
-        finish(reply, handover, sent, started)
+        Ok(answer(reply, handover, sent, started))
     }
 
     /// Ends the session after everything sent has arrived.
@@ -212,17 +207,12 @@ impl Peer {
     }
 
     async fn send(&mut self, frame: &Frame) -> Result<u64, AskError> {
-        let encoded = frame.encode(&EncodeOptions::default())?;
-        let len = encoded.len() as u64;
-        self.connection.send(encoded).await?;
-        Ok(len)
+        Ok(self.connection.send_frame(frame, &EncodeOptions::default()).await? as u64)
     }
 }
 
-fn finish(reply: TextMessage, handover: Handover, sent: u64, started: Instant) -> Result<Answer, AskError> {
-    let record = record_of(&reply);
-    let elapsed: Duration = started.elapsed();
-    Ok(record.into_answer(reply.content, handover, sent, elapsed))
+fn answer(reply: TextMessage, handover: Handover, sent: u64, started: Instant) -> Answer {
+    record_of(&reply).into_answer(reply.content, handover, sent, started.elapsed())
 }
 
 /// The model that made a context, as its frame tells it.

@@ -9,10 +9,10 @@ use avp_backend::{
     Backend, Context, ContextError, GenerateError, GenerateOptions, Generation, Prompt, VerificationPolicy,
     generate,
 };
-use avp_handshake::{NegotiatorConfig, PeerId, Reject, TextMessage};
+use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
 use avp_transport::{
-    Connection, Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError, listen,
-    negotiate_server,
+    Connection, LimitExceeded, Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError,
+    listen, negotiate_server,
 };
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Mode, PayloadType};
@@ -155,8 +155,7 @@ struct Session {
 
 impl Session {
     async fn run(shared: Arc<Shared>, mut connection: Connection) -> Result<(), TransportError> {
-        let peer = PeerId::new(connection.peer().to_string());
-        let mut config = NegotiatorConfig::new(shared.agent.hello(), peer);
+        let mut config = NegotiatorConfig::new(shared.agent.hello(), connection.peer_id());
         config.policy = shared.options.policy;
         let established = negotiate_server(&mut connection, config).await?;
         let id = established.session.id.as_str().to_owned();
@@ -168,26 +167,36 @@ impl Session {
                 Ok(Some(reply)) => reply,
                 Err(reject) => reject.to_frame(),
             };
-            session.connection.send_frame(&reply, &EncodeOptions::default()).await?;
+            session.reply(&reply).await?;
         }
         session.connection.close().await?;
         Ok(())
     }
 
-    /// The next frame; one that is damaged or too large is refused and skipped.
+    /// The next frame that is whole. A damaged or too large question is refused and skipped; for a context like that
+    /// the question that names it is.
     async fn receive(&mut self) -> Result<Option<Frame>, TransportError> {
         loop {
-            match self.connection.recv().await {
-                Err(error) if error.is_recoverable() => {
-                    let reject = Reject::new(error.code(), error.to_string());
-                    self.connection.send_frame(&reject.to_frame(), &EncodeOptions::default()).await?;
-                    if self.connection.head().await.is_ok_and(|head| head.is_some()) {
-                        self.connection.refuse().await?;
-                    }
-                }
-                other => return other,
+            let Some(head) = self.connection.head().await? else { return Ok(None) };
+            let is_context = head.metadata.payload_type == PayloadType::KvCache;
+            let transfer = head.metadata.extra.get(ext::TRANSFER).filter(|_| is_context).cloned();
+            let error = match self.connection.payload().await {
+                Err(error) if error.is_recoverable() => error,
+                other => return other.map(Some),
+            };
+            if let TransportError::Limit(LimitExceeded::Memory { .. }) = error {
+                self.connection.refuse().await?;
+            }
+            let reject = Reject::new(error.code(), error.to_string());
+            match transfer {
+                Some(transfer) => self.pending = Some((transfer, Err(reject))),
+                None => self.reply(&reject.to_frame()).await?,
             }
         }
+    }
+
+    async fn reply(&mut self, frame: &Frame) -> Result<(), TransportError> {
+        self.connection.send_frame(frame, &EncodeOptions::default()).await.map(drop)
     }
 
     /// The reply to a frame; a context gets none, its question will.
@@ -281,10 +290,15 @@ impl Drop for Cancel {
     }
 }
 
-/// Ready when the peer has ended its side or the connection broke.
+/// Ready when the peer has ended its side or the connection broke. A peer that waits for its answer may be silent.
 async fn closed(connection: &mut Connection) {
-    if matches!(connection.head().await, Ok(Some(_))) {
-        std::future::pending::<()>().await;
+    loop {
+        match connection.head().await {
+            Ok(None) => return,
+            Ok(Some(_)) => std::future::pending::<()>().await,
+            Err(error) if error.is_recoverable() => {}
+            Err(_) => return,
+        }
     }
 }
 

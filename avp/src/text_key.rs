@@ -2,11 +2,8 @@
 //!
 //! In files only: a peer that takes the KV cache has no use for it.
 
-use avp_wire::Metadata;
 use avp_wire::ext::TEXT;
-
-/// Longest value of an `extra` entry, in bytes.
-const LONGEST: usize = 4096;
+use avp_wire::{Limits, Metadata};
 
 /// The value for `text`: a JSON string in ASCII. `None` if it is too long for one entry.
 pub(crate) fn encode(text: &str) -> Option<String> {
@@ -18,7 +15,7 @@ pub(crate) fn encode(text: &str) -> Option<String> {
             _ => value.push_str(&format!("\\u{unit:04x}")),
         }
     }
-    (value.len() <= LONGEST).then_some(value)
+    (value.len() <= Limits::default().max_extra_value_len).then_some(value)
 }
 
 /// The text that a context's metadata carries.

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use avp::{
     Agent, Ask, AskError, Backend, BackendError, BufferPool, Context, ContextStamp, Frame, GenerateOptions,
-    Handover, ModelInfo, Peer, Prompt, SamplingOptions, ServeOptions, TransportOptions, serve,
+    Handover, Metadata, ModelInfo, Peer, Prompt, SamplingOptions, ServeOptions, TransportOptions, ext, serve,
 };
 use avp_backend::testing::{MatrixBackend, MatrixTables};
 use avp_backend::{RealignmentProducts, Sequence, TextCodec, TokenMix};
+use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
+use avp_wire::{EncodeOptions, ErrorCode, Mode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -155,6 +157,70 @@ async fn a_question_that_does_not_fit_is_refused_and_the_session_goes_on() {
         "{refused}"
     );
     assert!(peer.ask(&ask(None, None)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_damaged_frame_costs_one_question_its_answer() {
+    let (url, _stop) = start("damaged", model(), ServeOptions::default()).await;
+    let options = TransportOptions::default();
+    let mut connection = avp_transport::connect(&url.parse().unwrap(), &options).await.unwrap();
+    let hello = Agent::new("client", Arc::new(model())).hello();
+    let config = NegotiatorConfig::new(hello, connection.peer_id());
+    let session = avp_transport::negotiate_client(&mut connection, config).await.unwrap().session.id;
+    let (_, _, mut context) = thought().await;
+    context.metadata.session_id = session.to_string();
+    context.metadata.extra.insert(ext::KIND.into(), "slab".into());
+    context.metadata.extra.insert(ext::TRANSFER.into(), "1".into());
+    let question = |transfer: Option<&str>| {
+        let text = TextMessage { content: "question".into(), ..Default::default() };
+        let mut metadata =
+            Metadata { session_id: session.to_string(), mode: Mode::Json, ..Default::default() };
+        metadata.extra.insert(ext::KIND.into(), "text".into());
+        metadata.extra.extend(transfer.map(|id| (ext::TRANSFER.to_owned(), id.to_owned())));
+        Frame::new(metadata, text.to_json().into_bytes())
+    };
+    let damaged = |frame: &Frame| {
+        let mut encoded = frame.encode(&EncodeOptions::default()).unwrap();
+        let mut bytes = encoded.payload.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        encoded.payload = bytes.into();
+        encoded
+    };
+    let code = |reply: Frame| Reject::from_frame(&reply).and_then(|reject| reject.code);
+
+    connection.send(damaged(&context)).await.unwrap();
+    connection.send_frame(&question(Some("1")), &EncodeOptions::default()).await.unwrap();
+    assert_eq!(code(connection.recv().await.unwrap().unwrap()), Some(ErrorCode::ChecksumMismatch));
+    connection.send(damaged(&question(None))).await.unwrap();
+    assert_eq!(code(connection.recv().await.unwrap().unwrap()), Some(ErrorCode::ChecksumMismatch));
+    connection.send_frame(&question(None), &EncodeOptions::default()).await.unwrap();
+    let answer = timeout(LONG, connection.recv()).await.expect("the sound question is answered");
+    assert!(TextMessage::from_json(&answer.unwrap().unwrap().payload).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_left_idle_ends_and_answers_nothing_unasked() {
+    let mut serving = ServeOptions::default();
+    serving.transport.timeouts.idle = Duration::from_secs(1);
+    let (url, _stop) = start("idle", model(), serving).await;
+    let mut peer = connect(&url).await;
+    assert!(peer.ask(&ask(None, None)).await.is_ok());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let error = peer.ask(&ask(None, None)).await.unwrap_err();
+    assert!(matches!(error, AskError::Transport(_) | AskError::Closed), "{error}");
+}
+
+#[tokio::test]
+async fn a_generation_may_take_longer_than_the_idle_deadline() {
+    let slow = Meeting { model: model(), begun: AtomicUsize::new(0), wanted: 1 };
+    let mut serving = ServeOptions::default();
+    serving.transport.timeouts.idle = Duration::from_millis(50);
+    let (url, _stop) = start("slow", slow, serving).await;
+    let long = GenerateOptions { max_tokens: 40, ..greedy() };
+    let question = Ask { options: long, ..ask(None, None) };
+    // 40 tokens at 5 ms each.
+    let answer = connect(&url).await.ask(&question).await.unwrap();
+    assert_eq!(answer.stop, "max_tokens");
 }
 
 /// A slow model whose generations wait for one another: `wanted` of them must run at the same time.
