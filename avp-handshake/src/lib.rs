@@ -17,6 +17,7 @@
 mod capabilities;
 mod config;
 pub mod fingerprint;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hash;
