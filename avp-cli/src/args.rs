@@ -146,7 +146,7 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// 0 is greedy.
+    /// How freely tokens are chosen; 0 always takes the most probable one.
     #[arg(long, default_value_t = 0.7, value_parser = parse_temperature)]
     temperature: f32,
     /// Keep the most probable tokens up to this mass.
@@ -250,15 +250,15 @@ pub(crate) struct ModelsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// The model that both agents run.
-    #[arg(long, short, value_name = "MODEL")]
-    pub(crate) model: Option<String>,
+    /// The model that both agents run: a folder, a hub id, or the name of a demo model.
+    #[arg(long, short, value_name = "MODEL", default_value = "avp-demo-qwen2-m")]
+    pub(crate) model: String,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Latent steps that the first agent takes after reading.
     #[arg(long, default_value_t = 2)]
     pub(crate) steps: usize,
-    /// How many questions.
+    /// How many questions: the demo's own ten first, then those that measure recall.
     #[arg(long, default_value_t = 10)]
     pub(crate) questions: usize,
 }

@@ -43,18 +43,18 @@ pub(crate) fn run(args: GenerateArgs, json: bool) -> Result<()> {
         return closed_pipe(error);
     }
     if json {
-        let verification = context.as_ref().map(|c| format!("{:?}", c.verification()).to_lowercase());
+        let verification = context.as_ref().map(|context| context.verification().as_str());
         return Ok(output::object(&record(&generation, verification))?);
     }
     output::line("")?;
     Ok(())
 }
 
-fn record(generation: &Generation, verification: Option<String>) -> serde_json::Value {
+fn record(generation: &Generation, verification: Option<&str>) -> serde_json::Value {
     json!({
         "text": generation.text,
         "tokens": generation.tokens,
-        "stop": format!("{:?}", generation.stop),
+        "stop": generation.stop.as_str(),
         "prompt_tokens": generation.prompt_tokens,
         "context_tokens": generation.context_tokens,
         "verification": verification,

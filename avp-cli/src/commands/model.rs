@@ -5,13 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use avp::{Backend, BufferPool, LoadOptions, VerificationPolicy, load_backend};
+use avp::{Backend, BufferPool, LoadOptions, TransportOptions, VerificationPolicy, load_backend};
 
 use crate::args::EngineArgs;
 use crate::progress::Bar;
-
-/// Buffers that are kept between contexts.
-const POOL_BYTES: usize = 512 << 20;
 
 /// Loads the model that `name` says, with a progress bar.
 pub(crate) fn load(name: &str, engine: &EngineArgs) -> Result<Arc<dyn Backend>> {
@@ -56,6 +53,7 @@ pub(crate) fn policy(require_verified: bool) -> VerificationPolicy {
     if require_verified { VerificationPolicy::Require } else { VerificationPolicy::Allow }
 }
 
+/// The process's pool, which connections use too, so that a buffer serves again whatever it held.
 pub(crate) fn pool() -> BufferPool {
-    BufferPool::new(POOL_BYTES)
+    TransportOptions::default().pool
 }

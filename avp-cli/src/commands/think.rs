@@ -42,7 +42,7 @@ pub(crate) fn run(args: ThinkArgs, json: bool) -> Result<()> {
             "model": context.identity().model_id,
             "model_hash": args.model_hash.as_ref().unwrap_or(&context.identity().model_hash),
             "weights": context.weights(),
-            "verification": format!("{:?}", context.verification()).to_lowercase(),
+            "verification": context.verification().as_str(),
             "text": text.is_some(),
             "seconds": elapsed.as_secs_f64(),
         }))?);

@@ -18,8 +18,6 @@ use agent::SecondAgent;
 use questions::{Question, Values};
 use report::Report;
 
-/// The model that both agents run if none is named.
-const MODEL: &str = "avp-demo-qwen2-m";
 /// Answers are short sentences.
 const MAX_TOKENS: usize = 24;
 
@@ -46,7 +44,7 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
-    let name = args.model.as_deref().unwrap_or(MODEL);
+    let name = &args.model;
     let questions = questions::load(args.questions)?;
     let values = questions::values()?;
     let started = Instant::now();
