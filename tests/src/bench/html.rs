@@ -43,7 +43,7 @@ fn section(page: &mut String, group: &Group) {
         escape(&group.title)
     );
     for figure in &group.figures {
-        let ratio = figure.beside.as_ref().map(|b| number(b.ratio) + " x").unwrap_or_default();
+        let ratio = figure.beside.as_ref().map(Beside::times).unwrap_or_default();
         let target = match &figure.target {
             Some(target) => {
                 let (class, word) = if target.met { ("met", "met") } else { ("missed", "missed") };
@@ -90,4 +90,27 @@ fn bars(figure: &Figure) -> String {
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Bound;
+
+    #[test]
+    fn the_page_loads_nothing_and_shows_every_figure_as_text_and_bars() {
+        let mut report = Report::start(false);
+        let mut group = Group::new("a < b");
+        let figure = Figure::rate("encode", 8, &[1.0]).speed_beside("SDK & co", &[1.0], &[9.0]);
+        group.figures.push(figure.target(Bound::RatioAtLeast(8.0)));
+        report.groups.push(group);
+        let page = page(&report);
+        assert!(
+            page.contains("a &lt; b") && page.contains("SDK &amp; co") && page.contains("9.00 x as fast")
+        );
+        assert_eq!(page.matches("<rect").count(), 2);
+        for outside in ["http:", "https:", "src=", "href=", "@import", "url("] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
 }

@@ -46,8 +46,9 @@ pub(crate) struct Figure {
 pub(crate) struct Beside {
     pub(crate) what: String,
     pub(crate) value: f64,
-    /// The figure over this, or this over the figure: whichever the group's title line says, as shown.
     pub(crate) ratio: f64,
+    /// What the ratio says: so many times `as fast`, or `as long`, as the other side.
+    pub(crate) meaning: &'static str,
 }
 
 /// What is asked of a figure.
@@ -97,15 +98,23 @@ impl Figure {
 
     /// Speed beside another's: the ratio says how many times as fast this is, round by round.
     pub(crate) fn speed_beside(mut self, what: &str, seconds: &[f64], other: &[f64]) -> Self {
-        let ratio = median_ratio(other, seconds);
-        self.beside = Some(Beside { what: what.to_owned(), value: self.in_unit(seconds, other), ratio });
+        self.beside = Some(Beside {
+            what: what.to_owned(),
+            value: self.in_unit(seconds, other),
+            ratio: median_ratio(other, seconds),
+            meaning: "as fast",
+        });
         self
     }
 
     /// Cost beside another's: the ratio says how many times as long this takes, round by round.
     pub(crate) fn cost_beside(mut self, what: &str, seconds: &[f64], other: &[f64]) -> Self {
-        let ratio = median_ratio(seconds, other);
-        self.beside = Some(Beside { what: what.to_owned(), value: self.in_unit(seconds, other), ratio });
+        self.beside = Some(Beside {
+            what: what.to_owned(),
+            value: self.in_unit(seconds, other),
+            ratio: median_ratio(seconds, other),
+            meaning: "as long",
+        });
         self
     }
 
@@ -127,6 +136,13 @@ impl Figure {
             "GB/s" => self.value * median(seconds) / median(other),
             _ => self.value * median(other) / median(seconds),
         }
+    }
+}
+
+impl Beside {
+    /// `1.13 x as long`.
+    pub(crate) fn times(&self) -> String {
+        format!("{} x {}", number(self.ratio), self.meaning)
     }
 }
 
@@ -165,7 +181,7 @@ pub(crate) fn table(group: &Group) -> String {
     text += "| figure | here | beside | ratio | target |\n|---|---:|---:|---:|---|\n";
     for figure in &group.figures {
         let (beside, ratio) = match &figure.beside {
-            Some(b) => (format!("{} {} ({})", number(b.value), figure.unit, b.what), number(b.ratio)),
+            Some(b) => (format!("{} {} ({})", number(b.value), figure.unit, b.what), b.times()),
             None => Default::default(),
         };
         let target = match &figure.target {
@@ -233,4 +249,32 @@ fn machine() -> String {
 fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split(' ').next().filter(|l| !l.is_empty()).unwrap_or("unknown").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_say_how_many_times_as_fast_or_as_long() {
+        let (ours, other) = ([0.5, 1.0, 2.0], [1.0, 2.0, 4.0]);
+        let speed = Figure::rate("copy", 1_000_000_000, &ours).speed_beside("other", &ours, &other);
+        let beside = speed.beside.as_ref().unwrap();
+        assert_eq!((speed.value, beside.value, beside.ratio), (1.0, 0.5, 2.0));
+        let cost = Figure::milliseconds("step", &ours).cost_beside("other", &ours, &other);
+        let beside = cost.beside.as_ref().unwrap();
+        assert_eq!((cost.value, beside.value, beside.ratio), (1000.0, 2000.0, 0.5));
+    }
+
+    #[test]
+    fn a_target_is_met_or_missed_and_absent_without_the_other_side() {
+        let met = |bound| {
+            let figure = Figure::milliseconds("step", &[0.002]).cost_beside("other", &[0.002], &[0.001]);
+            figure.target(bound).target.map(|target| target.met)
+        };
+        assert_eq!(met(Bound::RatioAtLeast(2.0)), Some(true));
+        assert_eq!(met(Bound::RatioAtMost(1.9)), Some(false));
+        assert_eq!(met(Bound::ValueAtMost(2.1)), Some(true));
+        assert!(Figure::milliseconds("step", &[0.002]).target(Bound::RatioAtLeast(1.0)).target.is_none());
+    }
 }
