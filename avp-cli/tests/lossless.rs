@@ -184,7 +184,7 @@ fn eight_generations_at_once_leave_their_context_unchanged_bit_for_bit() {
 
 /// One of eight continuations: other questions, greedy and sampled.
 fn fork(backend: &Arc<dyn Backend>, context: &Context, questions: &[Question], n: usize) -> Vec<u32> {
-    let temperature = if n % 2 == 0 { 0.0 } else { 0.8 };
+    let temperature = if n.is_multiple_of(2) { 0.0 } else { 0.8 };
     let sampling = SamplingOptions { temperature, seed: n as u64, ..SamplingOptions::default() };
     let options = GenerateOptions { sampling, ..greedy() };
     write_here(backend.as_ref(), context, &questions[n].ask, &options).tokens
