@@ -226,7 +226,7 @@ fn a_disk_that_fills_up_leaves_no_partial_file_and_the_old_one_as_it_was() {
 
     fs::write(&out, "here before").unwrap();
     names(&small(&out), &["out.avp", "space"]);
-    assert_eq!(listing(folder.path()), [out.clone()]);
+    assert_eq!(listing(folder.path()), std::slice::from_ref(&out));
     assert_eq!(fs::read_to_string(&out).unwrap(), "here before");
 }
 
