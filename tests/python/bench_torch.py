@@ -1,6 +1,7 @@
 """The torch side of `avp-bench`: a latent step of the SDK on transformers, one line of JSON per request.
 
-{"op": "load", "folder": F, "threads": N, "prompt": [ids]}   loads the model and reads the prompt
+{"op": "load", "folder": F, "threads": N, "prompt": [ids]}   loads the model and reads the prompt; answers
+                                                             "missing" where a package is
 {"op": "values"}                                             hidden state and projection, to be compared
 {"op": "logits"|"sdk_projection"|"forward"|"sdk_step"}       seconds of one
 """
@@ -9,13 +10,17 @@ import json
 import sys
 import time
 
-import numpy as np
-import torch
-import transformers
-from avp.realign import project_to_embedding_space
+missing = None
+try:
+    import numpy as np
+    import torch
+    import transformers
+    from avp.realign import project_to_embedding_space
 
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+except ImportError as error:
+    missing = str(error)
 
 model = None
 past = None
@@ -71,6 +76,8 @@ def values():
 def answer(request):
     op = request["op"]
     if op == "load":
+        if missing:
+            return {"missing": missing}
         load(request["folder"], request["threads"], request["prompt"])
         return {}
     if op == "values":

@@ -25,8 +25,11 @@ pub(crate) fn run(python: Option<&Path>) -> Result<Group> {
     let folder = shape.write()?;
     let options = LoadOptions { cache_dir: Some(folder.path().to_path_buf()), ..LoadOptions::default() };
     let backend = CandleBackend::load(folder.path(), &options)?;
-    let mut torch = python.map(|python| Torch::start(python, folder.path())).transpose()?;
     let mut group = Group::new("Latent step, Qwen2.5-0.5B shape, random f32 weights, tied");
+    let mut torch = match python {
+        Some(python) => Torch::start(python, folder.path(), &mut group)?,
+        None => None,
+    };
 
     let mut sequence = backend.new_sequence(PROMPT.len() + 2 * ROUNDS + 8)?;
     let hidden = sequence.forward(Input::Tokens(&PROMPT))?;
@@ -161,12 +164,18 @@ fn fewest(logits: &[f32], bound: f32) -> (usize, f64) {
 struct Torch(Peer);
 
 impl Torch {
-    fn start(python: &Path, folder: &Path) -> Result<Self> {
+    /// Loads the model there, or notes in `group` why there is none.
+    fn start(python: &Path, folder: &Path, group: &mut Group) -> Result<Option<Self>> {
         let mut peer = Peer::start(python, "bench_torch.py")?;
         let folder = folder.to_str().context("the temporary folder's name is not UTF-8")?;
         let threads = rayon::current_num_threads();
-        peer.ask(&json!({ "op": "load", "folder": folder, "threads": threads, "prompt": PROMPT }))?;
-        Ok(Self(peer))
+        let request = json!({ "op": "load", "folder": folder, "threads": threads, "prompt": PROMPT });
+        let answer = peer.ask(&request)?;
+        if let Some(missing) = answer.get("missing").and_then(Value::as_str) {
+            group.note(format!("the columns of torch and transformers are missing: {missing}"));
+            return Ok(None);
+        }
+        Ok(Some(Self(peer)))
     }
 
     /// How far hidden state and projection of the two sides are apart: they are to do the same work.
