@@ -10,7 +10,7 @@ use std::process::Command;
 
 use avp::{Frame, KvHeader, ext};
 use avp_wire::{Compression, DType, EncodeOptions, Limits};
-use common::{Server, avp, error_line, greedy_args, json, listing, names, refused, think, tokens};
+use common::{Server, avp, error_line, greedy_args, json, listing, models, names, refused, think, tokens};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -256,6 +256,30 @@ fn an_address_with_nobody_or_a_stranger_behind_it_is_named() {
         names(&line, &[&address, word]);
         stranger.join().unwrap();
     }
+}
+
+#[test]
+fn a_peer_that_never_says_a_word_is_given_up() {
+    // Connections wait in the listener's queue; nobody takes them.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let line = refused(&mut avp(["ask", "--to", &format!("avp+tcp://{address}"), "--prompt", ASK]));
+    names(&line, &[&address, "timed out", "handshake"]);
+}
+
+#[test]
+fn a_server_that_requires_verified_contexts_refuses_others_and_says_why() {
+    let server = Server::start(MODEL, &["--require-verified"]);
+    // The SDK's contexts carry no fingerprint of the weights.
+    let file = models().join("../tests/fixtures/sdk-contexts/avp-demo-qwen2-s-0.avp");
+    let args = ["ask", "--to", &server.url, "--prompt", ASK, "--context", file.to_str().unwrap()];
+    names(&refused(&mut avp(args)), &["handshake.unverified", "fingerprint"]);
+    let line = refused(generate(Path::new(MODEL), &file).arg("--require-verified"));
+    names(&line, &["avp-demo-qwen2-s-0.avp", "fingerprint"]);
+
+    let reply = json(args.iter().chain(&["--text", NOTES]));
+    assert_eq!(reply["handover"], "text");
+    names(reply["why"].as_str().unwrap(), &["refused the KV cache", "fingerprint"]);
 }
 
 #[test]
