@@ -1,8 +1,9 @@
 //! Softmax over the vocabulary and the embeddings it weighs, in one pass over a tied table.
 //!
 //! As logits, softmax and a sum of rows, a distribution that is not very peaked costs two passes over the table,
-//! each bound by memory. Here a few rows at a time are multiplied with the hidden state, and while they are still
-//! in the first-level cache they are added to the sum; when a larger logit turns up, the sum is scaled down.
+//! each bound by memory. Here four rows at a time are multiplied with the hidden state, and while they are still
+//! in the first-level cache they are added to the sum; when a larger logit turns up, the sum is scaled down. The
+//! next rows are fetched meanwhile, so that memory never waits for arithmetic.
 #![allow(unsafe_code)]
 
 use half::{bf16, f16};
@@ -13,10 +14,10 @@ use super::{Element, Values, dot, for_values};
 
 /// Rows that one task takes. Fixed, so that the result does not depend on the number of threads.
 const TASK_ROWS: usize = 2048;
-/// Rows between a row's product and its sum, few enough for the first-level cache.
-const BLOCK_ROWS: usize = 8;
-/// Rows that are added to the sum at once, so that it is read and written less often.
-const ROWS_AT_ONCE: usize = 4;
+/// Rows that are multiplied and then added at once.
+const ROWS: usize = 4;
+/// Values of a row added at once, as many as a cache line has.
+const LANES: usize = 16;
 
 /// What `softmax(table x) table` is to be taken of.
 pub(crate) struct Soft<'a> {
@@ -61,27 +62,36 @@ impl Soft<'_> {
     fn part_anywhere<T: SoftElement>(&self, values: &[T], least: f32) -> Option<Part> {
         let dim = self.x.len().max(1);
         let mut part = Part { max: f32::NEG_INFINITY, total: 0.0, sum: vec![0f32; dim] };
-        let mut weights = [0f32; BLOCK_ROWS];
-        for block in values.chunks(BLOCK_ROWS.saturating_mul(dim)) {
-            let weights = weights.get_mut(..block.len() / dim)?;
-            for (weight, row) in weights.iter_mut().zip(block.chunks_exact(dim)) {
-                let product = T::product(self.x, row);
-                *weight = self.cap.map_or(product, |cap| cap * (product / cap).tanh());
-            }
-            if !part.take(weights, least) {
+        let mut rest = values;
+        while let Some((rows, next)) = rest.split_at_checked(dim.saturating_mul(ROWS)) {
+            let mut weights = [0f32; ROWS];
+            self.logits(rows, &mut weights);
+            if !part.take(&mut weights, least) {
                 return None;
             }
-            let (fours, rest) = weights.as_chunks::<ROWS_AT_ONCE>();
-            let mut rows = block.chunks_exact(dim.saturating_mul(ROWS_AT_ONCE));
-            for (rows, weights) in
-                rows.by_ref().zip(fours).filter(|(_, weights)| **weights != [0.0; ROWS_AT_ONCE])
-            {
-                T::add_rows(&mut part.sum, rows, weights);
+            if weights != [0.0; ROWS] {
+                T::add_rows(&mut part.sum, rows, &weights, next);
             }
-            let rows = rows.remainder().chunks_exact(dim);
-            rows.zip(rest).for_each(|(row, weight)| add_row(&mut part.sum, row, *weight));
+            rest = next;
+        }
+        for row in rest.chunks_exact(dim) {
+            let mut weight = [0f32; 1];
+            self.logits(row, &mut weight);
+            if !part.take(&mut weight, least) {
+                return None;
+            }
+            add_row(&mut part.sum, row, weight[0]);
         }
         Some(part)
+    }
+
+    /// Logits of some rows.
+    #[inline(always)]
+    fn logits<T: SoftElement>(&self, rows: &[T], logits: &mut [f32]) {
+        for (logit, row) in logits.iter_mut().zip(rows.chunks_exact(self.x.len().max(1))) {
+            let product = T::product(self.x, row);
+            *logit = self.cap.map_or(product, |cap| cap * (product / cap).tanh());
+        }
     }
 }
 
@@ -146,9 +156,10 @@ trait SoftElement: Element {
         product
     }
 
-    /// Adds [`ROWS_AT_ONCE`] rows, each times its weight, to `sum`.
+    /// Adds [`ROWS`] rows, each times its weight, to `sum`. `next` is what will be asked for next.
     #[inline(always)]
-    fn add_rows(sum: &mut [f32], rows: &[Self], weights: &[f32; ROWS_AT_ONCE]) {
+    fn add_rows(sum: &mut [f32], rows: &[Self], weights: &[f32; ROWS], next: &[Self]) {
+        let _ = next;
         let rows = rows.chunks_exact(sum.len().max(1));
         rows.zip(weights).for_each(|(row, weight)| add_row(sum, row, *weight));
     }
@@ -165,16 +176,42 @@ impl SoftElement for f32 {
     }
 
     #[inline(always)]
-    fn add_rows(sum: &mut [f32], rows: &[f32], &[u, v, w, x]: &[f32; ROWS_AT_ONCE]) {
-        let mut rows = rows.chunks_exact(sum.len().max(1));
+    fn add_rows(sum: &mut [f32], rows: &[f32], weights: &[f32; ROWS], next: &[f32]) {
+        let dim = sum.len().max(1);
+        let mut rows = rows.chunks_exact(dim);
         let (Some(a), Some(b), Some(c), Some(d)) = (rows.next(), rows.next(), rows.next(), rows.next())
         else {
             return;
         };
-        for ((((s, a), b), c), d) in sum.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            *s += (u * a + v * b) + (w * c + x * d);
+        let lines = sum.chunks_mut(LANES).zip(a.chunks(LANES)).zip(b.chunks(LANES)).zip(c.chunks(LANES));
+        for (i, ((((s, a), b), c), d)) in lines.zip(d.chunks(LANES)).enumerate() {
+            for row in 0..ROWS {
+                prefetch(next, row * dim + i * LANES);
+            }
+            add_line(s, [a, b, c, d], weights);
         }
     }
+}
+
+/// Adds at most [`LANES`] values of each row.
+#[inline(always)]
+fn add_line(sum: &mut [f32], [a, b, c, d]: [&[f32]; ROWS], &[u, v, w, x]: &[f32; ROWS]) {
+    for ((((s, a), b), c), d) in sum.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        *s += (u * a + v * b) + (w * c + x * d);
+    }
+}
+
+/// Asks for the cache line of `values[at]`, if there is one.
+#[inline(always)]
+fn prefetch(values: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = values.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, and the address is that of a value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
 }
 
 #[cfg(test)]
