@@ -1,6 +1,7 @@
 //! Prompts: from a user's text or a list of messages to token ids, through the model's chat template.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -10,6 +11,14 @@ use crate::{Backend, BackendError};
 
 /// Instructions a template may run. Real templates need a few thousand; a hostile one ends here.
 const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Longest template, in bytes: several times that of real ones. The engine takes quadratic time for some.
+const MAX_TEMPLATE: usize = 64 << 10;
+/// Stack per byte of a template: each may be an operator, whose expression nests once more (450 bytes measured).
+const STACK_PER_BYTE: usize = 4 << 10;
+/// Stack that every template gets.
+const STACK: usize = 2 << 20;
+/// No text has fewer tokens than one for so many bytes, so that a longer one need not be tokenized to be refused.
+const MAX_BYTES_PER_TOKEN: usize = 128;
 
 /// What an agent is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +62,16 @@ pub enum PromptError {
     /// The chat template failed or ran too long.
     #[error("the model's chat template failed: {0}; pass a raw prompt or mend the template")]
     Template(String),
+    /// So much text that it is not even tokenized.
+    #[error(
+        "the prompt has {bytes} bytes, more than the window of {window} tokens can hold; shorten the prompt"
+    )]
+    TooLong {
+        /// Bytes of the prompt, in the chat template.
+        bytes: usize,
+        /// The model's window.
+        window: usize,
+    },
     /// The tokenizer refused.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -71,7 +90,7 @@ impl Prompt {
     pub fn tokens(&self, backend: &dyn Backend) -> Result<Vec<u32>, PromptError> {
         let ids = match self {
             Self::Tokens(ids) => ids.clone(),
-            Self::Raw(text) => backend.codec().encode(text, false)?,
+            Self::Raw(text) => encode(backend, text)?,
             Self::User(text) => encode_chat(backend, &[ChatMessage::new("user", text)])?,
             Self::Messages(messages) => encode_chat(backend, messages)?,
         };
@@ -87,7 +106,15 @@ fn encode_chat(backend: &dyn Backend, messages: &[ChatMessage]) -> Result<Vec<u3
         }
         None => plain_chat(messages),
     };
-    Ok(backend.codec().encode(&text, false)?)
+    encode(backend, &text)
+}
+
+fn encode(backend: &dyn Backend, text: &str) -> Result<Vec<u32>, PromptError> {
+    let (bytes, window) = (text.len(), backend.info().max_positions);
+    if bytes > window.saturating_mul(MAX_BYTES_PER_TOKEN) {
+        return Err(PromptError::TooLong { bytes, window });
+    }
+    Ok(backend.codec().encode(text, false)?)
 }
 
 /// The reference SDK's form for models without a template.
@@ -96,7 +123,7 @@ fn plain_chat(messages: &[ChatMessage]) -> String {
     turns.chain(["<|assistant|>".to_owned()]).collect()
 }
 
-/// Renders a Hugging Face chat template in a sandbox: no files, no clock, bounded steps.
+/// Renders a Hugging Face chat template in a sandbox: no files, no clock, bounded steps and stack.
 ///
 /// # Errors
 /// [`PromptError::Template`] with the template engine's message.
@@ -104,6 +131,27 @@ pub fn render_chat_template<'a>(
     template: &str,
     messages: &[ChatMessage],
     special_tokens: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<String, PromptError> {
+    if template.len() > MAX_TEMPLATE {
+        let problem = format!("it has {} bytes, at most {MAX_TEMPLATE} are read", template.len());
+        return Err(PromptError::Template(problem));
+    }
+    let special_tokens: BTreeMap<&str, &str> = special_tokens.collect();
+    let render = || render(template, messages, special_tokens);
+    // A long chain of operators is a deep tree for the template engine, which walks it by recursion.
+    let stack = STACK + template.len() * STACK_PER_BYTE;
+    let lost = |what: &str| PromptError::Template(what.to_owned());
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(stack).spawn_scoped(scope, render);
+        let thread = thread.map_err(|error| lost(&format!("no thread for it: {error}")))?;
+        thread.join().map_err(|_| lost("the template engine cannot handle it"))?
+    })
+}
+
+fn render(
+    template: &str,
+    messages: &[ChatMessage],
+    special_tokens: BTreeMap<&str, &str>,
 ) -> Result<String, PromptError> {
     let fail = |error: minijinja::Error| PromptError::Template(one_line(&error));
     let mut env = Environment::new();
@@ -121,8 +169,7 @@ pub fn render_chat_template<'a>(
         .iter()
         .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
         .collect();
-    let specials: BTreeMap<&str, &str> = special_tokens.collect();
-    let specials = Value::from_pairs(specials);
+    let specials = Value::from_pairs(special_tokens);
     let chat = env.get_template("chat").map_err(fail)?;
     chat.render(context! { messages, add_generation_prompt => true, ..specials }).map_err(fail)
 }
@@ -183,6 +230,20 @@ mod tests {
     fn an_endless_template_is_ended() {
         let template = "{% for a in range(9000) %}{% for b in range(9000) %}{{ b }}{% endfor %}{% endfor %}";
         assert!(matches!(render(template), Err(PromptError::Template(_))));
+    }
+
+    #[test]
+    fn a_template_of_operators_alone_ends_without_overflowing_the_stack() {
+        let n = MAX_TEMPLATE / 2 - 10;
+        for template in [
+            format!("{{{{{}1}}}}", "-".repeat(n)),
+            format!("{{{{1{}}}}}", "+1".repeat(n)),
+            format!("{{{{a{}}}}}", ".a".repeat(n)),
+        ] {
+            // Whatever comes of it, the process goes on.
+            let _ = render(&template);
+        }
+        assert!(matches!(render(&"x".repeat(MAX_TEMPLATE + 1)), Err(PromptError::Template(_))));
     }
 
     #[test]
