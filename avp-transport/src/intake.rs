@@ -98,7 +98,11 @@ impl Intake {
         }
         let mut limits = self.limits.clone();
         if head.header.flags.contains(Flags::COMPRESSED) {
-            limits.memory_budget = self.memory.free().min(self.limits.memory_budget);
+            let most = match self.restricted {
+                Some(_) => u64::from(self.limits.max_handshake_len),
+                None => self.limits.memory_budget,
+            };
+            limits.memory_budget = self.memory.free().min(most);
         }
         Checking::Running(head.clone(), Check::start(head, payload, limits))
     }
@@ -117,6 +121,10 @@ impl Intake {
                 Ok(frame)
             }
             Ok(frame) => Ok(frame),
+            Err(DecodeError::MemoryBudget { needed: got, .. }) if compressed && self.is_restricted() => {
+                Err(LimitExceeded::HandshakeBytes { got, limit: u64::from(self.limits.max_handshake_len) }
+                    .into())
+            }
             Err(source) => {
                 self.conduct.reject()?;
                 let peer = self.peer.clone();

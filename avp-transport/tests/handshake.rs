@@ -94,6 +94,20 @@ async fn more_than_64_kib_before_the_handshake_is_done_are_refused_by_the_head()
     assert!(got > 65_536);
 }
 
+#[tokio::test]
+async fn a_hello_that_unpacks_to_more_than_64_kib_is_refused_before_it_is_unpacked() {
+    let (mut server, mut attacker) = pipe();
+    let metadata = Metadata { mode: avp_wire::Mode::Json, ..Metadata::default() };
+    let options = EncodeOptions { compression: Some(avp_wire::Compression::Fast), ..Default::default() };
+    let hello = Frame::new(metadata, vec![b' '; 100_000_000]).encode(&options).unwrap();
+    attacker.write_all(&hello.to_vec()).await.unwrap();
+    let error = negotiate_server(&mut server, config("b")).await.unwrap_err();
+    let TransportError::Limit(LimitExceeded::HandshakeBytes { limit: 65_536, got: 100_000_000 }) = error
+    else {
+        panic!("{error}");
+    };
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_is_no_hello_is_refused_with_its_code() {
     let (mut server, mut attacker) = pipe();
