@@ -113,7 +113,8 @@ pub(crate) fn question_frame(
 pub(crate) fn request_of(message: &TextMessage) -> Option<GenerateRequest> {
     match message.extra.get(GENERATE) {
         None => Some(GenerateRequest::default()),
-        Some(value) => serde_json::from_value(value.clone()).ok(),
+        // Serde would take a list for an object's fields in their order.
+        Some(value) => value.is_object().then(|| serde_json::from_value(value.clone()).ok()).flatten(),
     }
 }
 

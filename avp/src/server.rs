@@ -4,6 +4,7 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use avp_backend::{
     Backend, Context, ContextError, GenerateError, GenerateOptions, Generation, Prompt, VerificationPolicy,
@@ -18,10 +19,16 @@ use avp_wire::ext::{self, FrameKind};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Mode, PayloadType};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::Agent;
 use crate::choice::is_incompatible;
 use crate::exchange::{answer_frame, request_of};
+
+/// Bytes of a connection's memory for questions, beside contexts.
+const TEXT_MEMORY: u64 = 32 << 20;
+/// How long a peer for whom there is no place may take to hear that.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// How an agent serves.
 #[derive(Clone, Debug)]
@@ -31,7 +38,8 @@ pub struct ServeOptions {
     pub transport: TransportOptions,
     /// What to do with contexts whose checkpoint cannot be compared.
     pub policy: VerificationPolicy,
-    /// Sessions at a time; further peers wait to be accepted. 64.
+    /// Sessions at a time; further peers are told that this agent is busy. Connections that have not negotiated do
+    /// not count. 64.
     pub max_sessions: usize,
     /// Generations that compute at a time; further questions wait. 4.
     pub max_generations: usize,
@@ -86,25 +94,40 @@ pub struct Server {
 struct Shared {
     agent: Agent,
     options: ServeOptions,
+    sessions: Semaphore,
     generations: Semaphore,
     on_served: Box<dyn Fn(&Served) + Send + Sync>,
 }
 
-/// Listens at `url` for `agent`; `on_served` hears of each answered question.
+/// Listens at `url` for `agent`; `on_served` hears of each answered question. A connection takes no more memory than
+/// the largest context of the agent's model needs.
 ///
 /// # Errors
 /// [`ServeError`] if the address is not one or cannot be listened at.
 pub async fn serve(
     agent: Agent,
     url: &str,
-    options: ServeOptions,
+    mut options: ServeOptions,
     on_served: impl Fn(&Served) + Send + Sync + 'static,
 ) -> Result<Server, ServeError> {
     let url: TransportUrl = url.parse()?;
+    let budget = &mut options.transport.limits.memory_budget;
+    *budget = (*budget).min(frame_memory(agent.backend().as_ref()));
     let listener = listen(&url, &options.transport).await?;
+    let sessions = Semaphore::new(options.max_sessions);
     let generations = Semaphore::new(options.max_generations);
-    let shared = Shared { agent, options, generations, on_served: Box::new(on_served) };
+    let shared = Shared { agent, options, sessions, generations, on_served: Box::new(on_served) };
     Ok(Server { shared: Arc::new(shared), listener })
+}
+
+/// Bytes that a peer's frames may need: a context of the whole window in f32, as sent and unpacked, and text.
+fn frame_memory(backend: &dyn Backend) -> u64 {
+    let info = backend.info();
+    let id = &info.identity;
+    let window = u64::try_from(info.max_positions).unwrap_or(u64::MAX);
+    let planes = [id.num_layers, id.num_kv_heads, id.head_dim].map(u64::from);
+    let context = planes.into_iter().fold(window.saturating_mul(2 * 4), u64::saturating_mul);
+    context.saturating_mul(2).saturating_add(TEXT_MEMORY)
 }
 
 impl Server {
@@ -120,19 +143,16 @@ impl Server {
     /// [`ServeError`] if the listener fails. A failing session only ends itself.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let mut sessions = JoinSet::new();
-        let places = Arc::new(Semaphore::new(self.shared.options.max_sessions));
         tokio::pin!(stop);
         loop {
-            let place = Arc::clone(&places).acquire_owned();
-            let accepted = tokio::select! {
+            // Never kept waiting by the sessions: only what is accepted makes room among half-open connections.
+            let connection = tokio::select! {
                 () = &mut stop => break,
-                accepted = async { (place.await, self.listener.accept().await) } => accepted,
+                accepted = self.listener.accept() => accepted?,
                 Some(_) = sessions.join_next() => continue,
             };
-            let (Ok(place), connection) = accepted else { break };
-            let (shared, connection) = (Arc::clone(&self.shared), connection?);
+            let shared = Arc::clone(&self.shared);
             sessions.spawn(async move {
-                let _place = place;
                 let peer = connection.peer().to_string();
                 if let Err(error) = Session::run(shared, connection).await {
                     tracing::warn!(%peer, %error, "session ended");
@@ -142,6 +162,17 @@ impl Server {
         sessions.shutdown().await;
         Ok(())
     }
+}
+
+/// Tells a peer that there is no place for it.
+async fn turn_away(mut connection: Connection, most: usize) -> Result<(), TransportError> {
+    let message = format!("this agent holds {most} sessions, its most; try again later");
+    let reject = Reject::new(ErrorCode::Busy, message).to_frame();
+    let parting = async {
+        connection.send_frame(&reject, &EncodeOptions::default()).await?;
+        connection.close().await
+    };
+    timeout(PARTING, parting).await.unwrap_or(Ok(()))
 }
 
 struct Session {
@@ -158,6 +189,10 @@ impl Session {
         let mut config = NegotiatorConfig::new(shared.agent.hello(), connection.peer_id());
         config.policy = shared.options.policy;
         let established = negotiate_server(&mut connection, config).await?;
+        let places = Arc::clone(&shared);
+        let Ok(_place) = places.sessions.try_acquire() else {
+            return turn_away(connection, shared.options.max_sessions).await;
+        };
         let id = established.session.id.as_str().to_owned();
         let peer_name = established.remote.agent_id.clone();
         let mut session = Self { shared, connection, id, peer_name, pending: None };
@@ -254,6 +289,7 @@ impl Session {
         options: GenerateOptions,
     ) -> Result<Generation, Reject> {
         let shared = Arc::clone(&self.shared);
+        let has_context = context.is_some();
         let _turn = shared.generations.acquire().await.map_err(|_| internal())?;
         let gone = Cancel(Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&gone.0);
@@ -272,7 +308,7 @@ impl Session {
                 run.await?
             }
         };
-        result.map_err(|error| Reject::new(generate_code(&error), error.to_string()))
+        result.map_err(|error| Reject::new(generate_code(&error, has_context), error.to_string()))
     }
 }
 
@@ -321,8 +357,10 @@ fn import_code(error: &ContextError) -> ErrorCode {
     }
 }
 
-fn generate_code(error: &GenerateError) -> ErrorCode {
+fn generate_code(error: &GenerateError, has_context: bool) -> ErrorCode {
     match error {
+        // The cache that the peer sent holds NaN, infinities or numbers that become such.
+        GenerateError::NonFinite { .. } if has_context => ErrorCode::InvalidArgument,
         GenerateError::Context(error) => import_code(error),
         GenerateError::Backend(_) | GenerateError::NonFinite { .. } => ErrorCode::Internal,
         _ => ErrorCode::InvalidArgument,

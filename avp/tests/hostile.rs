@@ -1,0 +1,153 @@
+//! What a hostile peer cannot do to an agent that serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use avp::{
+    Agent, Ask, AskError, BufferPool, ContextStamp, GenerateOptions, Peer, Prompt, ServeOptions,
+    TransportOptions, serve,
+};
+use avp_backend::testing::{MatrixBackend, MatrixTables};
+use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
+use avp_transport::{Connection, negotiate_client};
+use avp_wire::{
+    Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, Metadata, Mode, PayloadType, ext,
+};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+const DIM: usize = 8;
+
+fn model() -> MatrixBackend {
+    let input = (0..256 * DIM).map(|i| (i % 7) as f32 - 3.0).collect();
+    MatrixBackend::new("model", MatrixTables { hidden_dim: DIM, input, output: None }, 512)
+}
+
+fn agent() -> Agent {
+    Agent::new("agent", Arc::new(model()))
+}
+
+/// Serves until the returned sender is dropped.
+async fn start(url: &str, options: ServeOptions) -> (String, oneshot::Sender<()>) {
+    let server = serve(agent(), url, options, |_| ()).await.unwrap();
+    let url = server.url().to_string();
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(server.run(async move {
+        let _ = stopped.await;
+    }));
+    (url, stop)
+}
+
+async fn connect(url: &str) -> Peer {
+    Peer::connect(url, agent().hello(), &TransportOptions::default()).await.unwrap()
+}
+
+fn question() -> Ask {
+    let options = GenerateOptions { max_tokens: 3, ..Default::default() };
+    Ask { prompt: "question".into(), options, ..Default::default() }
+}
+
+/// A session in which any frame can be said.
+struct Raw {
+    connection: Connection,
+    session: String,
+}
+
+impl Raw {
+    async fn connect(url: &str) -> Self {
+        let mut connection =
+            avp_transport::connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
+        let config = NegotiatorConfig::new(agent().hello(), connection.peer_id());
+        let session = negotiate_client(&mut connection, config).await.unwrap().session.id.to_string();
+        Self { connection, session }
+    }
+
+    async fn send(&mut self, mut frame: Frame, kind: &str, encoding: &EncodeOptions) {
+        frame.metadata.session_id.clone_from(&self.session);
+        frame.metadata.extra.insert(ext::KIND.into(), kind.into());
+        self.connection.send_frame(&frame, encoding).await.unwrap();
+    }
+
+    /// Asks, with `transfer` and with `generate` as it stands; gives the refusal, if it is one.
+    async fn ask(&mut self, transfer: Option<&str>, generate: Value) -> Option<Reject> {
+        let extra = Map::from_iter([("generate".to_owned(), generate)]);
+        let message = TextMessage { content: "question".into(), extra, ..Default::default() };
+        let mut metadata = Metadata { mode: Mode::Json, ..Default::default() };
+        metadata.extra.extend(transfer.map(|id| (ext::TRANSFER.to_owned(), id.to_owned())));
+        let frame = Frame::new(metadata, message.to_json().into_bytes());
+        self.send(frame, "text", &EncodeOptions::default()).await;
+        Reject::from_frame(&self.connection.recv().await.unwrap().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_an_honest_peer_waiting() {
+    let mut options = ServeOptions::default();
+    // So that only room among the half-open connections can let the honest peer in.
+    options.transport.limits.handshake_timeout = Duration::from_secs(86_400);
+    let (url, _stop) = start("avp+tcp://127.0.0.1:0", options).await;
+    let address = url.trim_start_matches("avp+tcp://").to_owned();
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(&address).await.unwrap());
+    }
+    assert!(connect(&url).await.ask(&question()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_without_a_place_is_told_so_and_the_next_one_gets_the_place_that_comes_free() {
+    let mut options = ServeOptions::default();
+    options.max_sessions = 1;
+    let (url, _stop) = start("avp+tcp://127.0.0.1:0", options).await;
+    let mut first = connect(&url).await;
+    assert!(first.ask(&question()).await.is_ok());
+    let refused = connect(&url).await.ask(&question()).await.unwrap_err();
+    assert!(matches!(refused, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{refused}");
+    first.close().await.unwrap();
+    while let Err(error) = connect(&url).await.ask(&question()).await {
+        assert!(matches!(error, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_generate_object_of_another_type_is_refused() {
+    let (url, _stop) = start("avp+mem:types", ServeOptions::default()).await;
+    let mut raw = Raw::connect(&url).await;
+    for wrong in [json!([1]), json!("x"), json!(null), json!({ "max_tokens": -1 }), json!({ "stop": "x" })] {
+        let reject = raw.ask(None, wrong.clone()).await.unwrap_or_else(|| panic!("{wrong} was taken"));
+        assert_eq!(reject.code, Some(ErrorCode::InvalidArgument), "{wrong}");
+    }
+    assert_eq!(raw.ask(None, json!({ "max_tokens": 1 })).await, None);
+}
+
+#[tokio::test]
+async fn a_small_frame_that_unpacks_to_more_than_any_context_is_refused_before_it_is_unpacked() {
+    let (url, _stop) = start("avp+mem:bomb", ServeOptions::default()).await;
+    let mut raw = Raw::connect(&url).await;
+    let header =
+        KvHeader { num_layers: 1, num_kv_heads: 1, head_dim: 4, seq_len: 4 << 20, dtype: KvDtype::F32 };
+    let mut payload = vec![0; header.payload_len().unwrap()];
+    header.write_to(&mut payload).unwrap();
+    let mut metadata = Metadata { payload_type: PayloadType::KvCache, num_layers: 1, ..Default::default() };
+    metadata.extra.insert(ext::TRANSFER.into(), "1".into());
+    let fast = EncodeOptions { compression: Some(Compression::Fast), ..Default::default() };
+    raw.send(Frame::new(metadata, payload), "slab", &fast).await;
+    let reject = raw.ask(Some("1"), json!({})).await.unwrap();
+    assert_eq!(reject.code, Some(ErrorCode::MemoryBudget), "{}", reject.message);
+}
+
+#[tokio::test]
+async fn numbers_that_are_none_in_a_context_are_the_sender_s_mistake() {
+    let (url, _stop) = start("avp+mem:nan", ServeOptions::default()).await;
+    let context = agent().think(Prompt::User("notes".into()), None, 1).await.unwrap();
+    let mut frame = context.to_frame(&ContextStamp::default(), &BufferPool::new(0)).unwrap();
+    let mut payload = frame.payload.to_vec();
+    for number in payload[KvHeader::SIZE..].chunks_exact_mut(4) {
+        number.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    frame.payload = payload.into();
+    let ask = Ask { context: Some(frame), ..question() };
+    let refused = connect(&url).await.ask(&ask).await.unwrap_err();
+    assert!(matches!(refused, AskError::Refused { code: Some(ErrorCode::InvalidArgument), .. }), "{refused}");
+}
