@@ -8,21 +8,32 @@ use super::model;
 use crate::args::AskArgs;
 use crate::output;
 
+/// Most bytes that an answer may take here, which is text of at most 4096 tokens and their ids.
+const MAX_ANSWER: u64 = 16 << 20;
+
 pub(crate) async fn run(args: AskArgs, json: bool) -> Result<()> {
     let context = args.context.as_ref().map(|file| read_frame(file, &model::pool())).transpose()?;
     let text = args.text.or_else(|| context.as_ref().and_then(|frame| text_of(&frame.metadata)));
     let mut transport = TransportOptions::default();
     transport.allow_remote = args.allow_remote;
+    transport.limits.memory_budget = MAX_ANSWER;
     let hello = Peer::hello_for(&args.name, context.as_ref())?;
     let mut peer = Peer::connect(&args.to, hello, &transport).await?;
     let resolution = peer.resolution().path.to_string();
     let ask = Ask { prompt: args.prompt, context, text, options: args.sampling.into() };
     let answer = peer.ask(&ask).await?;
-    peer.close().await?;
     if json {
-        return Ok(output::object(&record(&answer, &resolution))?);
+        output::object(&record(&answer, &resolution))?;
+    } else {
+        print(&answer)?;
     }
-    output::line(&answer.text)?;
+    // The answer is here; a peer that does not end its side takes nothing from it.
+    let _ = peer.close().await;
+    Ok(())
+}
+
+fn print(answer: &Answer) -> Result<()> {
+    output::line(&output::printable_lines(&answer.text))?;
     if answer.handover != Handover::Nothing {
         let unverified = answer.handover == Handover::Kv && !answer.verified;
         let note = if unverified { ", unverified: one side has no weights fingerprint" } else { "" };

@@ -30,7 +30,7 @@ pub(crate) fn run(args: GenerateArgs, json: bool) -> Result<()> {
                 GenerateEvent::Text(text) => {
                     bar.clear();
                     if !json {
-                        printed = output::piece(text);
+                        printed = output::piece(&output::printable_lines(text));
                     }
                 }
                 _ => {}

@@ -5,7 +5,7 @@ use avp::{Inspection, ext, inspect};
 use serde_json::{Map, Value, json};
 
 use crate::args::InspectArgs;
-use crate::output;
+use crate::output::{self, printable};
 
 pub(crate) fn run(args: InspectArgs, json: bool) -> Result<()> {
     let found = inspect(&args.file)?;
@@ -80,9 +80,4 @@ fn shown(key: &str, value: &str) -> String {
         ext::PAD => format!("({} bytes)", value.len()),
         _ => printable(value),
     }
-}
-
-/// A file may hold anything, a terminal should not see it all.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

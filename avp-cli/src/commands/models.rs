@@ -42,7 +42,8 @@ pub(crate) fn run(args: ModelsArgs, json: bool) -> Result<()> {
             Ok(id) => format!("{}, {} layers, width {}", id.model_family, id.num_layers, id.hidden_dim),
             Err(error) => format!("not usable: {error}"),
         };
-        output::line(&format!("{:<32} {:>11}  {what}", model.name, output::bytes(model.bytes)))?;
+        let (name, what) = (output::printable(&model.name), output::printable(&what));
+        output::line(&format!("{name:<32} {:>11}  {what}", output::bytes(model.bytes)))?;
     }
     Ok(())
 }
