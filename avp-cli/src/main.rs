@@ -6,6 +6,7 @@ mod demo;
 mod output;
 mod progress;
 
+use std::io;
 use std::panic;
 use std::process::ExitCode;
 
@@ -29,11 +30,18 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // `avp inspect .. | head -1`: whoever reads has read enough.
+        Err(error) if is_closed_stdout(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error, json);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Only what goes to stdout fails with an IO error as it stands; those of files and connections say which one.
+fn is_closed_stdout(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The tokenizers library panics on odd files. Its panics are caught and told as errors, so they need no report.

@@ -112,3 +112,11 @@ fn a_chat_template_of_operators_alone_costs_one_error_line() {
         avp(["generate", "--model", folder.path().to_str().unwrap(), "--prompt", "Hi"]).output().unwrap();
     assert!(error_line(&output).contains("chat template"));
 }
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = avp(["models"]).stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
