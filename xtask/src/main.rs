@@ -15,6 +15,7 @@ const USAGE: &str = "\
 cargo xtask test               everything that CI runs: format, lints, docs, all tests, the Python peer live
 cargo xtask interop [--torch]  the Python peer alone; --torch adds transformers (5.6 GB of packages)
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
+cargo xtask vectors            spec-vectors/strict.json, made anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
 
 fn main() -> ExitCode {
@@ -35,7 +36,13 @@ fn run(args: &[String]) -> Result<()> {
         ["interop"] => interop::run(false),
         ["interop", "--torch"] => interop::run(true),
         ["fixtures"] => interop::fixtures(),
+        ["vectors"] => vectors(),
         ["bench", rest @ ..] => bench::run(rest),
         _ => bail!("usage:\n{USAGE}"),
     }
+}
+
+/// Makes the vectors anew that are made here; the others were made with the Python SDK.
+fn vectors() -> Result<()> {
+    sh::run("vectors", &mut sh::command("python3", &["spec-vectors/tools/make_strict.py"]))
 }
