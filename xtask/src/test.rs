@@ -6,7 +6,7 @@ use crate::interop;
 use crate::sh::{self, cargo, command, say};
 
 /// One profile and one selection of packages, so that the engine crates are built once.
-pub(crate) const BUILD: [&str; 2] = ["--release", "--workspace"];
+pub(crate) const BUILD: [&str; 4] = ["--release", "--workspace", "--features", "avp-tests/bench"];
 
 pub(crate) fn run() -> Result<()> {
     sh::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
