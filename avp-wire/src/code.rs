@@ -1,6 +1,6 @@
 //! The stable table of error codes, and whose fault each of them is (docs/spec/errors.md).
 
-use std::fmt;
+use core::fmt;
 
 /// Whose fault an error is, which decides what a caller does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
