@@ -183,6 +183,10 @@ codes! {
     InvalidDistribution = 703, "transfer.invalid_distribution", Peer;
     /// The KV codec is not known here.
     UnknownCodec = 704, "transfer.unknown_codec", Incompatible;
+    /// A manifest that is not one.
+    InvalidManifest = 705, "transfer.invalid_manifest", Peer;
+    /// The manifest announces more slabs than this side takes.
+    TooManySlabs = 706, "transfer.too_many_slabs", Limit;
 
     /// The arguments given to an encoder cannot be written.
     InvalidArgument = 800, "caller.invalid_argument", Caller;
