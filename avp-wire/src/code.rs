@@ -1,6 +1,6 @@
 //! The stable table of error codes, and whose fault each of them is (docs/spec/errors.md).
 
-use std::fmt;
+use core::fmt;
 
 /// Whose fault an error is, which decides what a caller does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -183,6 +183,10 @@ codes! {
     InvalidDistribution = 703, "transfer.invalid_distribution", Peer;
     /// The KV codec is not known here.
     UnknownCodec = 704, "transfer.unknown_codec", Incompatible;
+    /// A manifest that is not one.
+    InvalidManifest = 705, "transfer.invalid_manifest", Peer;
+    /// The manifest announces more slabs than this side takes.
+    TooManySlabs = 706, "transfer.too_many_slabs", Limit;
 
     /// The arguments given to an encoder cannot be written.
     InvalidArgument = 800, "caller.invalid_argument", Caller;

@@ -1,16 +1,22 @@
 //! Frames out of bytes that come in any split.
 
+use alloc::vec::Vec;
+use core::mem;
+
 use bytes::Bytes;
 
 use crate::error::DecodeError;
-use crate::frame::{Frame, FrameHead};
-use crate::header::{Header, to_usize};
+use crate::frame::{Frame, FrameHead, compare_checksums};
+use crate::header::{Flags, Header, to_usize};
 use crate::limits::Limits;
+use crate::payload_buffer::PayloadBuffer;
+#[cfg(feature = "std")]
+use crate::pool::BufferPool;
 
 /// Decodes a stream of frames incrementally.
 ///
-/// A payload that lies in one piece of input is a view of it; one that comes in several is gathered in a buffer
-/// that grows as bytes arrive, so an announced length costs nothing. The first error ends the stream: it is
+/// A payload that lies in one piece of input is a view of it; one that comes in several is gathered in an aligned
+/// buffer that grows as bytes arrive, so an announced length costs nothing. The first error ends the stream: it is
 /// given again for all that follows.
 ///
 /// ```
@@ -29,11 +35,47 @@ use crate::limits::Limits;
 /// decoder.finish().unwrap();
 /// assert_eq!(frames[0].payload, frame.payload);
 /// ```
+///
+/// A frame can be judged by its head before its payload is taken:
+///
+/// ```
+/// # use avp_wire::{EncodeOptions, Frame, FrameDecoder, Limits, Metadata};
+/// # let wire = |name: &str| {
+/// #     let metadata = Metadata { model_id: name.into(), ..Metadata::default() };
+/// #     Frame::new(metadata, vec![7; 100]).encode(&EncodeOptions::default()).unwrap().to_vec()
+/// # };
+/// let mut input = [wire("unwanted"), wire("wanted")].concat().into();
+/// let mut decoder = FrameDecoder::new(Limits::default());
+/// let head = decoder.decode_head(&mut input).unwrap().unwrap();
+/// if head.metadata.model_id != "wanted" {
+///     decoder.discard();
+/// }
+/// assert_eq!(decoder.decode(&mut input).unwrap().unwrap().metadata.model_id, "wanted");
+/// ```
 #[derive(Debug)]
 pub struct FrameDecoder {
-    limits: Limits,
+    settings: Settings,
     state: State,
+    /// Of the header or the metadata, what came before the rest of it.
     gathered: Vec<u8>,
+}
+
+/// When a [`FrameDecoder`] holds payloads against their checksums. [`Limits::verify_checksum`] says whether.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ChecksumCheck {
+    /// Sums each piece as it arrives, while it is in cache. A compressed payload is summed when it is unpacked.
+    #[default]
+    AsBytesArrive,
+    /// Not at all: the caller does it, with [`Frame::verify_checksum`].
+    Deferred,
+}
+
+#[derive(Debug)]
+struct Settings {
+    limits: Limits,
+    check: ChecksumCheck,
+    #[cfg(feature = "std")]
+    pool: Option<BufferPool>,
 }
 
 #[derive(Debug)]
@@ -41,8 +83,16 @@ pub struct FrameDecoder {
 enum State {
     Header,
     Metadata(Header),
-    Payload(FrameHead),
+    Payload(FrameHead, Option<Gathering>),
+    Discarding { header: Header, left: usize },
     Failed(DecodeError),
+}
+
+/// A payload that did not come in one piece.
+#[derive(Debug)]
+struct Gathering {
+    buffer: PayloadBuffer,
+    checksum: crc32fast::Hasher,
 }
 
 impl FrameDecoder {
@@ -50,7 +100,28 @@ impl FrameDecoder {
     /// profile: there would be no telling where the next frame starts.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Header, gathered: Vec::new() }
+        let settings = Settings {
+            limits,
+            check: ChecksumCheck::default(),
+            #[cfg(feature = "std")]
+            pool: None,
+        };
+        Self { settings, state: State::Header, gathered: Vec::new() }
+    }
+
+    /// Gathers payloads in buffers of `pool`.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn with_pool(mut self, pool: BufferPool) -> Self {
+        self.settings.pool = Some(pool);
+        self
+    }
+
+    /// Chooses when checksums are verified.
+    #[must_use]
+    pub fn with_checksum(mut self, check: ChecksumCheck) -> Self {
+        self.settings.check = check;
+        self
     }
 
     /// Takes from `input` what the current frame needs. Gives the frame once it is whole and `None` once
@@ -59,18 +130,40 @@ impl FrameDecoder {
     /// # Errors
     /// Any [`DecodeError`], and the same one ever after.
     pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
-        self.step(input).inspect_err(|error| {
-            self.gathered = Vec::new();
-            self.state = State::Failed(error.clone());
-        })
+        if self.decode_head(input)?.is_none() {
+            return Ok(None);
+        }
+        let frame = self.read_payload(input);
+        self.keep_failure(frame)
     }
 
-    /// The head of the frame whose payload is being waited for, so that it can be judged early.
+    /// As [`decode`](Self::decode), but stops before the payload and gives the frame's head, again and again until
+    /// `decode` takes the payload or [`discard`](Self::discard) drops it.
+    ///
+    /// # Errors
+    /// Those of [`Header::decode`] and [`FrameHead::from_parts`], and the same one ever after.
+    pub fn decode_head(&mut self, input: &mut Bytes) -> Result<Option<&FrameHead>, DecodeError> {
+        let read = self.read_head(input);
+        self.keep_failure(read)?;
+        Ok(self.head())
+    }
+
+    /// The head of the frame whose payload is being waited for.
     #[must_use]
     pub fn head(&self) -> Option<&FrameHead> {
         match &self.state {
-            State::Payload(head) => Some(head),
+            State::Payload(head, _) => Some(head),
             _ => None,
+        }
+    }
+
+    /// Drops the frame whose head was given: its payload passes by, neither kept nor summed, and the next frame
+    /// follows. Without such a frame it does nothing.
+    pub fn discard(&mut self) {
+        if let State::Payload(head, gathering) = &self.state {
+            let there = gathering.as_ref().map_or(0, |gathering| gathering.buffer.filled());
+            let left = to_usize(head.payload_len_on_wire()).saturating_sub(there);
+            self.state = State::Discarding { header: head.header, left };
         }
     }
 
@@ -79,67 +172,145 @@ impl FrameDecoder {
     /// # Errors
     /// `Truncated` in the middle of a frame; the stream's error if it had one.
     pub fn finish(&self) -> Result<(), DecodeError> {
-        let (before, part) = match &self.state {
+        let gathered = to_u64(self.gathered.len());
+        let (needed, got) = match &self.state {
             State::Header if self.gathered.is_empty() => return Ok(()),
-            State::Header => (0, Header::SIZE),
-            State::Metadata(header) => (Header::SIZE, to_usize(header.metadata_length)),
-            State::Payload(head) => {
-                let header = &head.header;
-                (Header::SIZE + to_usize(header.metadata_length), to_usize(header.payload_len_on_wire()))
-            }
+            State::Discarding { left: 0, .. } => return Ok(()),
             State::Failed(error) => return Err(error.clone()),
+            State::Header => (to_u64(Header::SIZE), gathered),
+            State::Metadata(header) => {
+                let before = to_u64(Header::SIZE);
+                (before + u64::from(header.metadata_length), before + gathered)
+            }
+            State::Payload(head, gathering) => {
+                let left = gathering.as_ref().map_or_else(
+                    || u64::from(head.payload_len_on_wire()),
+                    |gathering| to_u64(gathering.buffer.left()),
+                );
+                (head.header.frame_len(), head.header.frame_len() - left)
+            }
+            State::Discarding { header, left } => (header.frame_len(), header.frame_len() - to_u64(*left)),
         };
-        let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
-        Err(DecodeError::Truncated {
-            needed: count(before.saturating_add(part)),
-            got: count(before.saturating_add(self.gathered.len())),
+        Err(DecodeError::Truncated { needed, got })
+    }
+
+    fn keep_failure<T>(&mut self, result: Result<T, DecodeError>) -> Result<T, DecodeError> {
+        result.inspect_err(|error| {
+            self.gathered = Vec::new();
+            self.state = State::Failed(error.clone());
         })
     }
 
-    fn step(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
+    /// Goes on until a payload is waited for or `input` is used up.
+    fn read_head(&mut self, input: &mut Bytes) -> Result<(), DecodeError> {
         loop {
-            match &self.state {
+            match &mut self.state {
                 State::Header => {
-                    let Some(bytes) = take(&mut self.gathered, input, Header::SIZE) else { return Ok(None) };
-                    let header = Header::decode(&bytes, &self.limits)?;
-                    self.state = State::Metadata(header);
+                    let Some(bytes) = take(&mut self.gathered, input, Header::SIZE) else { return Ok(()) };
+                    self.state = State::Metadata(Header::decode(&bytes, &self.settings.limits)?);
                 }
-                &State::Metadata(header) => {
+                &mut State::Metadata(header) => {
                     let len = to_usize(header.metadata_length);
-                    let Some(bytes) = take(&mut self.gathered, input, len) else { return Ok(None) };
-                    self.state = State::Payload(FrameHead::from_parts(header, &bytes, &self.limits)?);
+                    let Some(bytes) = take(&mut self.gathered, input, len) else { return Ok(()) };
+                    let head = FrameHead::from_parts(header, &bytes, &self.settings.limits)?;
+                    self.state = State::Payload(head, None);
                 }
-                State::Payload(head) => {
-                    let len = to_usize(head.payload_len_on_wire());
-                    let Some(bytes) = take(&mut self.gathered, input, len) else { return Ok(None) };
-                    let State::Payload(head) = std::mem::replace(&mut self.state, State::Header) else {
-                        return Ok(None);
-                    };
-                    return head.into_frame(bytes, &self.limits).map(Some);
+                State::Payload(..) => return Ok(()),
+                State::Discarding { left, .. } => {
+                    let passing = input.split_to((*left).min(input.len()));
+                    *left -= passing.len();
+                    if *left > 0 {
+                        return Ok(());
+                    }
+                    self.state = State::Header;
                 }
                 State::Failed(error) => return Err(error.clone()),
             }
         }
     }
+
+    /// The frame, once its payload is there as a whole.
+    fn read_payload(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
+        let State::Payload(head, gathering) = &mut self.state else { return Ok(None) };
+        let len = to_usize(head.payload_len_on_wire());
+        if gathering.is_some() || input.len() < len {
+            let gathering = gathering.get_or_insert_with(|| self.settings.gather(head));
+            let piece = input.split_to(gathering.buffer.left().min(input.len()));
+            gathering.buffer.put(&piece);
+            if self.settings.sums_on_arrival(head) {
+                gathering.checksum.update(&piece);
+            }
+            if gathering.buffer.left() > 0 {
+                // The view is used up: let go of the buffer under it.
+                *input = Bytes::new();
+                return Ok(None);
+            }
+        }
+        let State::Payload(head, gathering) = mem::replace(&mut self.state, State::Header) else {
+            return Ok(None);
+        };
+        match gathering {
+            Some(gathering) => self.settings.join_gathered(head, gathering),
+            None => self.settings.join(head, input.split_to(len)),
+        }
+        .map(Some)
+    }
 }
 
-/// `len` bytes, as a view where `input` holds them all; else moves `input` to `gathered` and waits for more.
+impl Settings {
+    fn gather(&self, head: &FrameHead) -> Gathering {
+        #[cfg(feature = "std")]
+        let pool = self.pool.as_ref();
+        #[cfg(feature = "std")]
+        let buffer = pool.map_or_else(|| PayloadBuffer::new(head), |pool| PayloadBuffer::pooled(head, pool));
+        #[cfg(not(feature = "std"))]
+        let buffer = PayloadBuffer::new(head);
+        Gathering { buffer, checksum: crc32fast::Hasher::new() }
+    }
+
+    /// Whether pieces are summed one by one: the checksum is about the bytes on the wire.
+    fn sums_on_arrival(&self, head: &FrameHead) -> bool {
+        self.check == ChecksumCheck::AsBytesArrive
+            && self.limits.verify_checksum
+            && head.metadata.payload_checksum.is_some()
+            && !head.header.flags.contains(Flags::COMPRESSED)
+    }
+
+    fn join(&self, head: FrameHead, payload: Bytes) -> Result<Frame, DecodeError> {
+        match self.check {
+            ChecksumCheck::AsBytesArrive => head.into_frame(payload, &self.limits),
+            ChecksumCheck::Deferred => head.into_unverified(payload, &self.limits),
+        }
+    }
+
+    fn join_gathered(&self, head: FrameHead, gathering: Gathering) -> Result<Frame, DecodeError> {
+        let Gathering { buffer, checksum } = gathering;
+        if !self.sums_on_arrival(&head) {
+            return self.join(head, buffer.finish());
+        }
+        let frame = head.into_unverified(buffer.finish(), &self.limits)?;
+        if let Some(expected) = frame.metadata.payload_checksum {
+            compare_checksums(expected, checksum.finalize())?;
+        }
+        Ok(frame)
+    }
+}
+
+/// `len` bytes of header or metadata, as a view where `input` holds them all; else moves `input` to `gathered` and
+/// waits for more.
 fn take(gathered: &mut Vec<u8>, input: &mut Bytes, len: usize) -> Option<Bytes> {
     if gathered.is_empty() && input.len() >= len {
         return Some(input.split_to(len));
     }
     let wanted = len.saturating_sub(gathered.len()).min(input.len());
-    let room = gathered.capacity().saturating_sub(gathered.len());
-    if room < wanted {
-        // Doubling, but never beyond the announced length.
-        let target =
-            gathered.capacity().saturating_mul(2).min(len).max(gathered.len().saturating_add(wanted));
-        gathered.reserve_exact(target.saturating_sub(gathered.len()));
-    }
     gathered.extend_from_slice(&input.split_to(wanted));
     if input.is_empty() {
         // The view is used up: let go of the buffer under it.
         *input = Bytes::new();
     }
-    (gathered.len() == len && len > 0).then(|| std::mem::take(gathered).into())
+    (gathered.len() == len && len > 0).then(|| mem::take(gathered).into())
+}
+
+fn to_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,9 @@
 //! Writing a frame: a small head, and the payload as it is.
 
-use std::borrow::Cow;
+use alloc::borrow::{Cow, ToOwned};
+use alloc::string::String;
+use alloc::vec::Vec;
+#[cfg(feature = "std")]
 use std::io::IoSlice;
 
 use bytes::buf::Chain;
@@ -58,6 +61,7 @@ impl EncodedFrame {
     }
 
     /// Both parts for a vectored write.
+    #[cfg(feature = "std")]
     #[must_use]
     pub fn io_slices(&self) -> [IoSlice<'_>; 2] {
         [IoSlice::new(&self.head), IoSlice::new(&self.payload)]

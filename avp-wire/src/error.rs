@@ -175,6 +175,9 @@ pub enum DecodeError {
     /// The compression field names something other than zstd.
     #[error("payload is compressed by something other than zstd")]
     UnknownCompression,
+    /// The payload is compressed and this build has no zstd.
+    #[error("payload is compressed, and avp-wire was built without its feature zstd")]
+    CompressionUnavailable,
     /// The zstd frame does not state its content size.
     #[error("the zstd frame does not state its content size")]
     NoContentSize,
@@ -227,7 +230,7 @@ impl DecodeError {
             Self::ExtraKeyTooLong { .. } => ErrorCode::ExtraKeyTooLong,
             Self::ExtraValueTooLong { .. } => ErrorCode::ExtraValueTooLong,
             Self::InvalidCompression(_) => ErrorCode::InvalidCompression,
-            Self::UnknownCompression => ErrorCode::UnknownCompression,
+            Self::UnknownCompression | Self::CompressionUnavailable => ErrorCode::UnknownCompression,
             Self::NoContentSize => ErrorCode::NoContentSize,
             Self::CompressedTrailingBytes(_) => ErrorCode::CompressedTrailingBytes,
             Self::WindowTooLarge { .. } => ErrorCode::WindowTooLarge,
@@ -258,6 +261,9 @@ pub enum EncodeError {
         /// What it said.
         &'static str,
     ),
+    /// Compression was asked for and this build has no zstd.
+    #[error("compression needs avp-wire's feature zstd, which this build does not have")]
+    CompressionUnavailable,
 }
 
 impl EncodeError {
@@ -267,6 +273,7 @@ impl EncodeError {
         match self {
             Self::TooLarge { .. } => ErrorCode::FrameTooLarge,
             Self::Compression(_) => ErrorCode::Internal,
+            Self::CompressionUnavailable => ErrorCode::InvalidArgument,
         }
     }
 

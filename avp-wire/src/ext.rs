@@ -1,7 +1,7 @@
 //! The registry of `extra` keys (docs/spec/extensions.md).
 
-use std::fmt;
-use std::str::FromStr;
+use core::fmt;
+use core::str::FromStr;
 
 /// Spaces, so that tensor data starts 64-byte aligned from the frame's start. The encoder owns it.
 pub const PAD: &str = "avp.pad";

@@ -62,6 +62,17 @@ impl Frame {
         }
     }
 
+    /// Holds the payload against its checksum, where it has one: one pass over it.
+    ///
+    /// # Errors
+    /// `ChecksumMismatch`.
+    pub fn verify_checksum(&self) -> Result<(), DecodeError> {
+        match self.metadata.payload_checksum {
+            Some(expected) => compare_checksums(expected, crc32fast::hash(&self.payload)),
+            None => Ok(()),
+        }
+    }
+
     /// The frame's kind on native transports, where it has one.
     ///
     /// # Errors
@@ -135,6 +146,19 @@ impl FrameHead {
     /// `Truncated` or `TrailingBytes` if `wire_payload` has another length than announced; everything about
     /// compression, sizes and checksum.
     pub fn into_frame(self, wire_payload: Bytes, limits: &Limits) -> Result<Frame, DecodeError> {
+        let frame = self.into_unverified(wire_payload, limits)?;
+        if limits.verify_checksum {
+            frame.verify_checksum()?;
+        }
+        Ok(frame)
+    }
+
+    /// As [`into_frame`](Self::into_frame), without the pass over the payload that its checksum takes:
+    /// [`Frame::verify_checksum`] makes up for it, at a better time or on another thread.
+    ///
+    /// # Errors
+    /// As [`into_frame`](Self::into_frame), but for `ChecksumMismatch`.
+    pub fn into_unverified(self, wire_payload: Bytes, limits: &Limits) -> Result<Frame, DecodeError> {
         let announced = u64::from(self.payload_len_on_wire());
         let got = len_u64(&wire_payload);
         if got < announced {
@@ -152,14 +176,6 @@ impl FrameHead {
             }
             wire_payload
         };
-        if limits.verify_checksum
-            && let Some(expected) = self.metadata.payload_checksum
-        {
-            let got = crc32fast::hash(&payload);
-            if got != expected {
-                return Err(DecodeError::ChecksumMismatch { expected, got });
-            }
-        }
         Ok(Frame { metadata: self.metadata, payload })
     }
 
@@ -184,6 +200,10 @@ impl FrameHead {
         }
         Ok(())
     }
+}
+
+pub(crate) fn compare_checksums(expected: u32, got: u32) -> Result<(), DecodeError> {
+    if expected == got { Ok(()) } else { Err(DecodeError::ChecksumMismatch { expected, got }) }
 }
 
 /// Where in a payload its tensor data starts.

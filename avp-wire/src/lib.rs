@@ -10,6 +10,7 @@
 //!
 //! The format is specified in `docs/spec/`, which comments cite; `spec-vectors/` holds its test vectors.
 
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![cfg_attr(
     not(test),
     deny(
@@ -20,6 +21,8 @@
         clippy::panic
     )
 )]
+
+extern crate alloc;
 
 mod code;
 mod compression;
@@ -35,16 +38,17 @@ mod header;
 mod kv;
 mod limits;
 mod metadata;
+mod payload_buffer;
+#[cfg(feature = "std")]
 mod pool;
 mod proto;
 mod response;
-mod zstd_header;
 
 pub use bytes::Bytes;
 
 pub use code::{ErrorCode, Fault};
 pub use compression::Compression;
-pub use decoder::FrameDecoder;
+pub use decoder::{ChecksumCheck, FrameDecoder};
 pub use encode::{ALIGNMENT, EncodeOptions, EncodedFrame};
 pub use error::{DecodeError, EncodeError};
 pub use frame::{Frame, FrameHead};
@@ -52,5 +56,7 @@ pub use header::{Flags, Header, MAGIC, VERSION};
 pub use kv::{KvDtype, KvError, KvHeader, KvPayload};
 pub use limits::{Limits, Profile};
 pub use metadata::{DType, Metadata, Mode, PayloadType};
+pub use payload_buffer::PayloadBuffer;
+#[cfg(feature = "std")]
 pub use pool::{BufferPool, PooledBuf};
 pub use response::TransmitResponse;

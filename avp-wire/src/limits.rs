@@ -1,6 +1,6 @@
 //! What this side takes from a peer (docs/spec/limits.md).
 
-use std::time::Duration;
+use core::time::Duration;
 
 /// How literally the rules of docs/spec/frame.md are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

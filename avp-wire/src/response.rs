@@ -1,6 +1,8 @@
 //! The protobuf message `avp.TransmitResponse` (docs/spec/http.md, section 3).
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use prost::encoding::string;
 

@@ -212,14 +212,14 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
 
     async fn fill(&mut self) -> Result<()> {
         loop {
-            let Self { io, patience, pool, .. } = self;
+            let Self { io, patience, .. } = self;
             let Stage::Filling(_, filling) = &mut self.stage else {
                 return Ok(());
             };
             if filling.left() == 0 {
                 return Ok(());
             }
-            let read = patience.wait(filling.read_from(io, pool)).await;
+            let read = patience.wait(filling.read_from(io)).await;
             let (have, expected) = (filling.filled(), filling.len());
             self.note(read, have, expected)?;
         }

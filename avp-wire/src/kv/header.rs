@@ -1,6 +1,6 @@
 //! The 17 bytes that describe a KV cache.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use super::{KvDtype, KvError};
 

@@ -1,7 +1,10 @@
 //! Reading metadata as proto3 says: any order, the last scalar wins, unknown fields and known fields of another
 //! wire type are skipped, varints that are too long are cut to 32 bits. Limits hold while reading.
 
-use std::collections::BTreeMap;
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::{DType, Metadata, Mode, PayloadType};
 use crate::error::DecodeError;
@@ -98,7 +101,7 @@ fn push_dim(shape: &mut Vec<u32>, dim: u64, limits: &Limits) -> Result<(), Decod
 }
 
 fn utf8(field: u32, bytes: &[u8]) -> Result<&str, DecodeError> {
-    std::str::from_utf8(bytes).map_err(|_| DecodeError::InvalidUtf8 { field })
+    core::str::from_utf8(bytes).map_err(|_| DecodeError::InvalidUtf8 { field })
 }
 
 pub(crate) fn text(field: u32, bytes: &[u8]) -> Result<String, DecodeError> {

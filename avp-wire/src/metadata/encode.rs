@@ -1,5 +1,9 @@
 //! Writing metadata: fields ascending, proto3 defaults left out, `extra` sorted by key.
 
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use bytes::BufMut;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, int32, string, uint32};
 
@@ -91,7 +95,7 @@ fn put_enum((tag, value): (u32, i32), buf: &mut impl BufMut) {
 
 /// Map entries with both fields written, also where they are empty: what the reference peer does, and unlike
 /// prost's own maps.
-pub(crate) fn put_extra(tag: u32, extra: &std::collections::BTreeMap<String, String>, buf: &mut impl BufMut) {
+pub(crate) fn put_extra(tag: u32, extra: &BTreeMap<String, String>, buf: &mut impl BufMut) {
     for (key, value) in extra {
         encode_key(tag, WireType::LengthDelimited, buf);
         encode_varint(varint_len(entry_len(key, value)), buf);
@@ -100,7 +104,7 @@ pub(crate) fn put_extra(tag: u32, extra: &std::collections::BTreeMap<String, Str
     }
 }
 
-pub(crate) fn extra_len(extra: &std::collections::BTreeMap<String, String>) -> usize {
+pub(crate) fn extra_len(extra: &BTreeMap<String, String>) -> usize {
     extra
         .iter()
         .map(|(key, value)| {

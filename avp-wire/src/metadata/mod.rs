@@ -4,7 +4,9 @@ mod decode;
 mod encode;
 mod types;
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 pub(crate) use decode::{read_entry, text};
 pub(crate) use encode::{extra_len, put_extra};

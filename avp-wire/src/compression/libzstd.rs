@@ -1,39 +1,15 @@
-//! zstd payloads: one frame, its content size stated, nothing after it (docs/spec/frame.md, section 5).
+//! Compression by libzstd.
+
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
+use super::Compression;
+use super::zstd_header::ZstdHeader;
 use crate::error::{DecodeError, EncodeError};
 use crate::header::len_u64;
 use crate::limits::Limits;
-use crate::zstd_header::ZstdHeader;
-
-/// How hard zstd tries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// Level 1.
-    Fast,
-    /// Level 3.
-    #[default]
-    Balanced,
-    /// Level 19.
-    Max,
-}
-
-impl Compression {
-    /// The name in the metadata's compression field.
-    pub const NAME: &'static str = "zstd";
-
-    /// The zstd level.
-    #[must_use]
-    pub const fn level(self) -> i32 {
-        match self {
-            Self::Fast => 1,
-            Self::Balanced => 3,
-            Self::Max => 19,
-        }
-    }
-}
 
 /// Compresses `payload` into one zstd frame that states its content size.
 pub(crate) fn compress(payload: &[u8], compression: Compression) -> Result<Bytes, EncodeError> {
