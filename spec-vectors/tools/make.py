@@ -21,6 +21,13 @@ HAND_MADE = [
     "kv",
     "contexts",
     "streams",
+    "encoding",
+    "extensions",
+    "responses",
+    "hello",
+    "hashing",
+    "resolution",
+    "errors",
 ]
 SDK_MADE = ["messages", "decode_lenient", "negative", "kv_cache", "handshake_json", "hashes", "resolve", "numerics"]
 

@@ -15,7 +15,7 @@ const USAGE: &str = "\
 cargo xtask test               everything that CI runs: format, lints, docs, all tests, the Python peer live
 cargo xtask interop [--torch]  the Python peer alone; --torch adds transformers (5.6 GB of packages)
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
-cargo xtask vectors            spec-vectors/strict.json, made anew
+cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
 
 fn main() -> ExitCode {
@@ -44,5 +44,5 @@ fn run(args: &[String]) -> Result<()> {
 
 /// Makes the vectors anew that are made here; the others were made with the Python SDK.
 fn vectors() -> Result<()> {
-    sh::run("vectors", &mut sh::command("python3", &["spec-vectors/tools/make_strict.py"]))
+    sh::run("vectors", &mut sh::command("python3", &["spec-vectors/tools/make.py"]))
 }

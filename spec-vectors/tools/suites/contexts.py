@@ -23,7 +23,7 @@ def case(name, section, message, strict, default=None, lenient=None):
 
 
 case("whole", "kv 1.2", frame(TYPE, KV, KV_CACHE), IS_KV)
-case("with_all_of_a_context", "kv 3.1", frame(blob(4, "m") + num(5, 2) + num(6, 1) + TYPE + extra("model_family", "qwen2")
+case("with_all_of_a_context", "kv 3.1, kv 1.2", frame(blob(4, "m") + num(5, 2) + num(6, 1) + TYPE + extra("model_family", "qwen2")
      + extra("model_hash", "0" * 64) + extra("num_steps", "8") + crc(KV), KV, KV_CACHE), IS_KV)
 case("compressed", "kv 1.2, frame 5.3", frame(TYPE + ZSTD, zstd([raw(KV)], len(KV)), KV_CACHE | COMPRESSED), IS_KV)
 case("shape_is_not_looked_at", "frame 5.2", frame(TYPE + shape(7), KV, KV_CACHE), IS_KV)

@@ -15,6 +15,8 @@ MAX = 0xFFFFFFFF
 def planes_of(layers, heads, dim, tokens, dtype):
     """K and V of each layer, no two alike."""
     size = heads * dim * tokens * SIZES[dtype]
+    if size > 4096:
+        return [bytes([plane + 1]) * size for plane in range(2 * layers)]
     return [bytes((plane * 37 + i) & 0xFF for i in range(size)) for plane in range(2 * layers)]
 
 
@@ -24,8 +26,9 @@ def ok(name, section, *header):
     payload = kv_header(*header) + b"".join(planes)
     hashes = [hashlib.sha256(plane).hexdigest() for plane in planes]
     suite.case(name, section, "decode_kv", {"payload": b(payload)}, {"ok": stated | {"planes": hashes}})
-    suite.case(f"encode_{name}", section, "encode_kv", stated | {"planes": [b(plane) for plane in planes]},
-               {"ok": {"payload": b(payload)}})
+    if len(payload) < 4096:
+        stated |= {"planes": [plane.hex() for plane in planes]}
+        suite.case(f"encode_{name}", section, "encode_kv", stated, {"ok": {"payload": payload.hex()}})
 
 
 def bad(name, section, payload, code):
@@ -63,7 +66,7 @@ bad("one_byte_more", "kv 1.2, kv 2.2", GOOD + b"\0", "kv.size_mismatch")
 bad("one_plane_less", "kv 2.2", GOOD[:-120], "kv.size_mismatch")
 bad("one_plane_more", "kv 2.2", GOOD + bytes(120), "kv.size_mismatch")
 bad("k_without_v", "kv 1.2, kv 2.2", kv_header(1, 1, 2, 1) + bytes(8), "kv.size_mismatch")
-bad("without_header", "kv 2.2", bytes([1]) * 57, "kv.unknown_dtype")
+bad("without_header", "kv 2.1", bytes([1]) * 57, "kv.overflow")
 
 # Zero counts: they bound nothing.
 for i, field in enumerate(NAMES[:4]):
@@ -83,10 +86,16 @@ bad("overflow_to_0", "kv 2.1", kv_header(1 << 30, 1 << 31, 1, 1), "kv.overflow")
 bad("overflow_to_32", "kv 2.1", kv_header((1 << 30) + 1, 1 << 31, 1 << 31, 1 << 31) + bytes(32), "kv.overflow")
 bad("overflow_of_a_plane", "kv 2.1", kv_header(1, 1 << 22, 1 << 20, 1 << 20), "kv.overflow")
 bad("overflow_of_a_plane_to_0", "kv 2.1", kv_header(1, 1 << 31, 1 << 31, 1), "kv.overflow")
-bad("overflow_by_the_header", "kv 2.1", kv_header(0x7FFFFFFF, 0x40000001, 2, 1, 0), "kv.size_mismatch")
 bad("no_overflow_at_32_bits", "kv 2.1", kv_header(1, 1 << 13, 1 << 16, 1), "kv.size_mismatch")
 bad("no_overflow_at_32_bits_and_some", "kv 2.1", kv_header(1, (1 << 29) + 1, 1, 1) + bytes(8), "kv.size_mismatch")
 bad("no_overflow_at_63_bits", "kv 2.1", kv_header(1, 1 << 20, 1 << 20, 1 << 20), "kv.size_mismatch")
+
+# Two rules broken at once: the first of the list in kv 2.6 is reported.
+bad("order_cut_dtype", "kv 2.6", kv_header(1, 1, 1, 1, 9)[:-1], "kv.truncated")
+bad("order_dtype_zero", "kv 2.6", kv_header(0, 1, 1, 1, 9), "kv.unknown_dtype")
+bad("order_dtype_size", "kv 2.6", kv_header(1, 1, 1, 1, 9) + b"x", "kv.unknown_dtype")
+bad("order_zero_overflow", "kv 2.6", kv_header(MAX, MAX, MAX, 0), "kv.zero_dimension")
+bad("order_zero_size", "kv 2.6", kv_header(0, 1, 1, 1) + b"x", "kv.zero_dimension")
 
 
 # Planes that are not the header's.
