@@ -153,7 +153,8 @@ impl<'a> Parser<'a> {
         }
         let text = self.text.get(start..self.at).unwrap_or_default();
         if self.at == whole_end {
-            if text.len() > self.limits.integer_digits.saturating_add(1) {
+            let sign = usize::from(text.starts_with('-'));
+            if text.len() - sign > self.limits.integer_digits {
                 return Err(JsonError::IntegerTooLong { at: start, limit: self.limits.integer_digits });
             }
             return Integer::parse(text).map(Json::Int).ok_or_else(|| self.expected("an integer"));
@@ -274,6 +275,7 @@ mod tests {
         Json::parse(text.as_bytes()).unwrap().to_canonical()
     }
 
+    // spec: handshake 6.2, handshake 6.3
     #[test]
     fn numbers_keep_their_kind() {
         assert_eq!(
@@ -285,11 +287,13 @@ mod tests {
         assert_eq!(canonical(big), big);
     }
 
+    // spec: handshake 6.4
     #[test]
     fn the_last_of_equal_keys_wins_in_the_place_of_the_first() {
         assert_eq!(Json::parse(br#"{"a":1,"b":2,"a":3}"#).unwrap().to_text(), r#"{"a": 3, "b": 2}"#);
     }
 
+    // spec: handshake 6.1, handshake 6.6
     #[test]
     fn what_python_refuses_is_refused() {
         let bad = [
@@ -325,6 +329,7 @@ mod tests {
         assert!(matches!(Json::parse(b"\"\xff\""), Err(JsonError::Utf8 { at: 1 })));
     }
 
+    // spec: handshake 6.5
     #[test]
     fn half_a_surrogate_pair_is_named() {
         for text in [r#""\ud83d""#, r#""\ude00""#, r#""\ud83dx""#, r#""\ud83d\u0041""#] {
@@ -336,6 +341,7 @@ mod tests {
         assert_eq!(Json::parse(br#""\ud83d\ude00""#).unwrap(), Json::String("😀".into()));
     }
 
+    // spec: handshake 6.7, handshake 6.8
     #[test]
     fn depth_values_and_digits_are_bounded() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
@@ -345,7 +351,12 @@ mod tests {
         let limits = ParseLimits { values: 3, ..ParseLimits::default() };
         assert!(Json::parse_with(b"[1,2]", limits).is_ok());
         assert_eq!(Json::parse_with(b"[1,2,3]", limits), Err(JsonError::TooManyValues { limit: 3 }));
-        assert!(matches!(Json::parse("9".repeat(5000).as_bytes()), Err(JsonError::IntegerTooLong { .. })));
+        for sign in ["", "-"] {
+            let digits = |n: usize| format!("{sign}{}", "9".repeat(n));
+            assert!(Json::parse(digits(4300).as_bytes()).is_ok());
+            let error = Json::parse(digits(4301).as_bytes());
+            assert!(matches!(error, Err(JsonError::IntegerTooLong { .. })));
+        }
     }
 
     fn documents() -> impl Strategy<Value = Json> {
