@@ -15,6 +15,7 @@ use super::{KvDtype, KvError};
 /// assert_eq!(KvHeader::decode(&header.encode()), Ok(header));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct KvHeader {
     /// Layers.
     pub num_layers: u32,
@@ -73,6 +74,15 @@ impl KvHeader {
             payload.split_first_chunk_mut::<{ Self::SIZE }>().ok_or(KvError::Truncated { got })?;
         *head = self.encode();
         Ok(rest)
+    }
+
+    /// No count may be zero: the bytes would not bound the others.
+    pub(crate) fn check_counts(&self) -> Result<(), KvError> {
+        let &Self { num_layers: layers, num_kv_heads: kv_heads, head_dim, seq_len: tokens, .. } = self;
+        if [layers, kv_heads, head_dim, tokens].contains(&0) {
+            return Err(KvError::ZeroDimension { layers, kv_heads, tokens, head_dim });
+        }
+        Ok(())
     }
 
     /// Bytes of one K or one V of one layer, `[num_kv_heads, seq_len, head_dim]`.

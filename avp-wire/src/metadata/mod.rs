@@ -22,6 +22,7 @@ pub use types::{DType, Mode, PayloadType};
 /// assert_eq!(Metadata::decode(&bytes, &Limits::default()).unwrap(), metadata);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Metadata {
     /// Session that the frame belongs to (1).
     pub session_id: String,
