@@ -90,7 +90,11 @@ impl KvHeader {
     /// # Errors
     /// `Overflow`.
     pub fn plane_len(&self) -> Result<usize, KvError> {
-        [self.num_kv_heads, self.seq_len, self.head_dim]
+        let counts = [self.num_kv_heads, self.seq_len, self.head_dim];
+        if self.num_layers == 0 || counts.contains(&0) {
+            return Ok(0);
+        }
+        counts
             .into_iter()
             .try_fold(self.dtype.size(), |len, count| len.checked_mul(usize::try_from(count).ok()?))
             .ok_or(KvError::Overflow)

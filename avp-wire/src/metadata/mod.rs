@@ -72,6 +72,9 @@ impl Metadata {
         if !describes_bytes {
             return Ok(None);
         }
+        if self.tensor_shape.contains(&0) {
+            return Ok(Some(0));
+        }
         let size = u64::try_from(self.dtype.size()).unwrap_or(u64::MAX);
         let mut dims = self.tensor_shape.iter().map(|&dim| u64::from(dim));
         dims.try_fold(size, |product, dim| product.checked_mul(dim))

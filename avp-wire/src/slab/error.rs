@@ -8,7 +8,7 @@ use crate::kv::{KvError, KvHeader};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SlabError {
-    /// The frame is not of `avp.kind` `manifest`, or says that its payload is a KV cache.
+    /// The frame is not of `avp.kind` `manifest`, names no transfer, or says that its payload is a tensor.
     #[error("the frame is no manifest")]
     NotManifest,
     /// The manifest's payload is neither 25 nor 57 bytes long.
@@ -17,14 +17,9 @@ pub enum SlabError {
         /// Bytes of payload.
         got: usize,
     },
-    /// A slab would have no layers or no tokens.
-    #[error("the manifest cuts slabs of {layers} layers by {tokens} tokens")]
-    EmptySlabs {
-        /// `slab_layers`.
-        layers: u32,
-        /// `slab_tokens`.
-        tokens: u32,
-    },
+    /// A count of the cache or of the grid is zero.
+    #[error("a count of the manifest is zero")]
+    ZeroCount,
     /// The grid has more slabs than this side takes.
     #[error("the transfer has {count} slabs, the limit is {max}")]
     TooManySlabs {
@@ -33,7 +28,7 @@ pub enum SlabError {
         /// `Limits::max_slabs`.
         max: u32,
     },
-    /// The frame is not of `avp.kind` `slab`, or not a KV cache, or has no `avp.slab`.
+    /// The frame is not of `avp.kind` `slab`, or has no `avp.slab`.
     #[error("the frame is no slab of a transfer")]
     NotSlab,
     /// The slab belongs to another transfer.
@@ -92,7 +87,7 @@ pub enum SlabError {
     /// A KV header or payload is wrong.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// A registered key has a value that its syntax forbids.
+    /// `avp.slab` or `avp.blake3` has a value that its syntax forbids.
     #[error(transparent)]
     Extension(#[from] ExtError),
 }
@@ -102,9 +97,7 @@ impl SlabError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotManifest | Self::ManifestLength { .. } | Self::EmptySlabs { .. } => {
-                ErrorCode::InvalidManifest
-            }
+            Self::NotManifest | Self::ManifestLength { .. } | Self::ZeroCount => ErrorCode::InvalidManifest,
             Self::TooManySlabs { .. } => ErrorCode::TooManySlabs,
             Self::NotSlab
             | Self::OtherTransfer

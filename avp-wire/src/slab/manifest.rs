@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{SlabError, SlabId, TransferId};
 use crate::ext::{self, FrameKind};
 use crate::frame::Frame;
-use crate::kv::{KvHeader, KvPayload};
+use crate::kv::{KvError, KvHeader, KvPayload};
 use crate::metadata::{Metadata, Mode, PayloadType};
 
 /// A KV cache and the regular grid that cuts it into slabs.
@@ -56,7 +56,7 @@ impl Manifest {
     /// Reads the payload of a manifest frame.
     ///
     /// # Errors
-    /// `ManifestLength`, `EmptySlabs`, and `Kv` for the cache's header.
+    /// `ManifestLength`, `ZeroCount`, and `Kv` for the cache's header.
     pub fn decode(payload: &[u8]) -> Result<Self, SlabError> {
         let length = SlabError::ManifestLength { got: payload.len() };
         let (head, digest) = payload.split_first_chunk::<{ Self::SIZE }>().ok_or(length.clone())?;
@@ -67,10 +67,10 @@ impl Manifest {
         let &[.., l0, l1, l2, l3, t0, t1, t2, t3] = head;
         let (layers, tokens) = (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([t0, t1, t2, t3]));
         let kv = KvHeader::decode(head)?;
-        kv.check_counts()?;
-        if layers == 0 || tokens == 0 {
-            return Err(SlabError::EmptySlabs { layers, tokens });
+        if layers == 0 || tokens == 0 || kv.check_counts().is_err() {
+            return Err(SlabError::ZeroCount);
         }
+        cache_len(&kv).ok_or(KvError::Overflow)?;
         Ok(Self { kv, slab_layers: layers, slab_tokens: tokens, digest })
     }
 
@@ -88,17 +88,16 @@ impl Manifest {
     /// Reads a manifest frame and the name of its transfer.
     ///
     /// # Errors
-    /// `NotManifest`, `Extension` for the transfer's id, and those of [`decode`](Self::decode).
+    /// `NotManifest`, and those of [`decode`](Self::decode).
     pub fn from_frame(frame: &Frame) -> Result<(Self, TransferId), SlabError> {
         let metadata = &frame.metadata;
-        let is_manifest = frame.kind()? == Some(FrameKind::Manifest)
+        let is_manifest = frame.kind() == Ok(Some(FrameKind::Manifest))
             && metadata.payload_type == PayloadType::HiddenState
-            && metadata.mode == Mode::Latent;
-        if !is_manifest {
-            return Err(SlabError::NotManifest);
-        }
-        let transfer = metadata.extra.get(ext::TRANSFER).map(|id| id.parse()).transpose()?;
-        Ok((Self::decode(&frame.payload)?, transfer.ok_or(SlabError::NotManifest)?))
+            && metadata.mode == Mode::Latent
+            && metadata.tensor_shape.is_empty();
+        let transfer = metadata.extra.get(ext::TRANSFER).and_then(|id| id.parse().ok());
+        let transfer = transfer.filter(|_| is_manifest).ok_or(SlabError::NotManifest)?;
+        Ok((Self::decode(&frame.payload)?, transfer))
     }
 
     /// The manifest frame. `context` describes the cache as the metadata of a whole context would.
@@ -128,7 +127,7 @@ impl Manifest {
         id: &SlabId,
         payload: Bytes,
     ) -> Result<Frame, SlabError> {
-        let kv = self.check(id, payload)?;
+        let kv = self.check(id, KvPayload::parse(payload)?)?;
         let mut metadata = Metadata {
             payload_type: PayloadType::KvCache,
             mode: Mode::Latent,
@@ -188,13 +187,12 @@ impl Manifest {
         KvHeader { num_layers: id.layers, seq_len: id.tokens, ..self.kv }
     }
 
-    /// Reads a slab's payload and holds it against the grid.
-    pub(super) fn check(&self, id: &SlabId, payload: Bytes) -> Result<KvPayload, SlabError> {
+    /// Holds a slab's payload against the grid.
+    pub(super) fn check(&self, id: &SlabId, kv: KvPayload) -> Result<KvPayload, SlabError> {
         if self.index(id).is_none() {
             return Err(SlabError::OffGrid(*id));
         }
-        let (expected, kv) = (self.slab_header(id), KvPayload::parse(payload)?);
-        let got = *kv.header();
+        let (expected, got) = (self.slab_header(id), *kv.header());
         if got != expected {
             return Err(SlabError::Header { id: *id, expected, got });
         }
@@ -209,6 +207,15 @@ impl Manifest {
     pub(super) fn token_blocks(&self) -> u32 {
         self.kv.seq_len.div_ceil(self.slab_tokens.max(1)).max(1)
     }
+}
+
+/// Bytes of the whole cache, which may be more than this machine can address.
+fn cache_len(kv: &KvHeader) -> Option<u64> {
+    let counts = [2, kv.num_layers, kv.num_kv_heads, kv.seq_len, kv.head_dim].into_iter().map(u64::from);
+    counts
+        .into_iter()
+        .try_fold(len_u64(kv.dtype.size()), u64::checked_mul)?
+        .checked_add(len_u64(KvHeader::SIZE))
 }
 
 fn len_u64(len: usize) -> u64 {

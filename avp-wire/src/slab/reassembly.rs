@@ -8,7 +8,6 @@ use crate::ext::{self, FrameKind};
 use crate::frame::Frame;
 use crate::kv::KvPayload;
 use crate::limits::Limits;
-use crate::metadata::{Mode, PayloadType};
 
 /// The digest of a transfer: BLAKE3 over the digests of its slabs, by index.
 #[must_use]
@@ -178,11 +177,8 @@ impl Reassembly {
 
     /// Checks everything about a slab but whether it was there before.
     fn read(&self, frame: &Frame) -> Result<(u32, Slab), SlabError> {
-        let (metadata, extra) = (&frame.metadata, &frame.metadata.extra);
-        let is_slab = frame.kind()? == Some(FrameKind::Slab)
-            && metadata.payload_type == PayloadType::KvCache
-            && metadata.mode == Mode::Latent;
-        if !is_slab {
+        let extra = &frame.metadata.extra;
+        if frame.kind() != Ok(Some(FrameKind::Slab)) {
             return Err(SlabError::NotSlab);
         }
         if extra.get(ext::TRANSFER).map(|id| id.as_str()) != Some(self.transfer.as_str()) {
@@ -192,9 +188,9 @@ impl Reassembly {
             return Err(SlabError::UnknownCodec);
         }
         let id: SlabId = extra.get(ext::SLAB).ok_or(SlabError::NotSlab)?.parse()?;
-        let announced = extra.get(ext::BLAKE3).map(|hex| ext::parse_hash(ext::BLAKE3, hex)).transpose()?;
         let index = self.manifest.index(&id).ok_or(SlabError::OffGrid(id))?;
-        let kv = self.manifest.check(&id, frame.payload.clone())?;
+        let kv = self.manifest.check(&id, frame.kv()?)?;
+        let announced = extra.get(ext::BLAKE3).map(|hex| ext::parse_hash(ext::BLAKE3, hex)).transpose()?;
         let digest = match announced {
             Some(digest) if !self.verify_digest => digest,
             _ => blake3::hash(kv.as_bytes()).into(),
