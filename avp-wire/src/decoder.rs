@@ -62,6 +62,7 @@ pub struct FrameDecoder {
 
 /// When a [`FrameDecoder`] holds payloads against their checksums. [`Limits::verify_checksum`] says whether.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum ChecksumCheck {
     /// Sums each piece as it arrives, while it is in cache. A compressed payload is summed when it is unpacked.
     #[default]

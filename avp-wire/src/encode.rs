@@ -21,6 +21,7 @@ pub const ALIGNMENT: usize = 64;
 
 /// How a frame is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct EncodeOptions {
     /// Compress the payload with zstd. Default: no.
     pub compression: Option<Compression>,

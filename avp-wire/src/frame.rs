@@ -20,6 +20,7 @@ use crate::metadata::{Metadata, Mode, PayloadType};
 /// assert_eq!(Frame::decode(wire.into(), &Limits::default()).unwrap().payload, frame.payload);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Frame {
     /// What the payload is.
     pub metadata: Metadata,
@@ -88,6 +89,7 @@ impl Frame {
 /// [`payload_len_on_wire`](Self::payload_len_on_wire) bytes into a buffer of their own, and call
 /// [`into_frame`](Self::into_frame) with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FrameHead {
     /// The fixed header.
     pub header: Header,

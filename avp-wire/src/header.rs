@@ -10,6 +10,7 @@ pub const VERSION: u8 = 1;
 
 /// The flags byte of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Flags(u8);
 
 impl Flags {
@@ -54,6 +55,7 @@ impl Flags {
 
 /// The fixed header: flags and the two lengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Header {
     /// What the frame claims about its metadata and payload.
     pub flags: Flags,

@@ -3,7 +3,8 @@
 //! Read [`Frame`] first: metadata and payload, with `encode` and `decode`. A transport that reads a frame in
 //! parts uses [`Header`], [`FrameHead`] and [`BufferPool`], or [`FrameDecoder`] where bytes come in any split.
 //! [`KvPayload`] is a checked view of a KV cache. [`Limits`] says what is taken from a peer, [`DecodeError`] why
-//! something is not, [`ErrorCode`] how that is called on the wire. [`ext`] is the registry of `extra` keys.
+//! something is not, [`ErrorCode`] how that is called on the wire. [`ext`] is the registry of `extra` keys,
+//! [`slab`] cuts caches into slabs and puts them together again.
 //!
 //! Payload bytes are never copied: a decoded payload is a view of the input, an encoded frame is a small head
 //! and the payload it was given. There is no IO, no clock, no async and no `unsafe` here.
@@ -43,6 +44,9 @@ mod payload_buffer;
 mod pool;
 mod proto;
 mod response;
+#[cfg(feature = "serde")]
+mod serde_text;
+pub mod slab;
 
 pub use bytes::Bytes;
 

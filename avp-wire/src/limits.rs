@@ -4,11 +4,13 @@ use core::time::Duration;
 
 /// How literally the rules of docs/spec/frame.md are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Profile {
     /// Every rule, and the length of an uncompressed payload must be what shape and dtype, or the KV
     /// header, say.
     Strict,
     /// Every rule; an uncompressed payload is not held against its shape by the frame decoder.
+    #[cfg_attr(feature = "serde", serde(rename = "default"))]
     Standard,
     /// What the Python SDK 0.6.2 accepts: reserved flags, flags that contradict the metadata, trailing
     /// bytes and metadata beyond the payload are let through.
@@ -25,12 +27,15 @@ pub enum Profile {
 /// limits.memory_budget = 256 << 20;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Limits {
     /// Which rules apply.
     pub profile: Profile,
     /// Whether a payload is held against its `payload_checksum`, where it has one.
     pub verify_checksum: bool,
+    /// Whether a slab is held against its `avp.blake3`, where it has one.
+    pub verify_digest: bool,
     /// Longest metadata in bytes, checked before decoding: 64 KiB.
     pub max_metadata_len: u32,
     /// Largest `payload_length` (metadata and payload as sent) in bytes: what its u32 can say.
@@ -47,6 +52,8 @@ pub struct Limits {
     pub max_extra_value_len: usize,
     /// Largest zstd window as a power of two: 23 (8 MiB).
     pub max_window_log: u32,
+    /// Most slabs of a transfer: 65,536. Each costs the receiver 33 bytes.
+    pub max_slabs: u32,
     /// Longest handshake message in bytes: 64 KiB. Kept by transports.
     pub max_handshake_len: u32,
     /// Time for a whole handshake: 10 s. Kept by transports.
@@ -83,11 +90,17 @@ impl Limits {
         }
     }
 
-    /// For bytes that this user made and that nothing can corrupt on the way: no checksum pass and no
-    /// memory budget. The rules of the format still hold.
+    /// For bytes that this user made and that nothing can corrupt on the way: no checksum or digest pass
+    /// and no memory budget. The rules of the format still hold.
     #[must_use]
     pub fn trusted() -> Self {
-        Self { verify_checksum: false, memory_budget: u64::MAX, max_window_log: 31, ..Self::default() }
+        Self {
+            verify_checksum: false,
+            verify_digest: false,
+            memory_budget: u64::MAX,
+            max_window_log: 31,
+            ..Self::default()
+        }
     }
 
     /// Time that a frame of `len` bytes may take: `frame_timeout` and what `min_rate` adds.
@@ -107,6 +120,7 @@ impl Default for Limits {
         Self {
             profile: Profile::Standard,
             verify_checksum: true,
+            verify_digest: true,
             max_metadata_len: 64 << 10,
             max_frame_len: u32::MAX,
             memory_budget: 2 << 30,
@@ -115,6 +129,7 @@ impl Default for Limits {
             max_extra_key_len: 256,
             max_extra_value_len: 4 << 10,
             max_window_log: 23,
+            max_slabs: 65_536,
             max_handshake_len: 64 << 10,
             handshake_timeout: Duration::from_secs(10),
             max_half_open_per_peer: 64,

@@ -13,6 +13,7 @@ use crate::proto::{Field, Reader, Value};
 
 /// A receiver's answer to a transmitted frame. Field numbers in parentheses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct TransmitResponse {
     /// Whether the frame was taken (1).
     pub success: bool,

@@ -31,11 +31,11 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(limits.memory_budget, 2 * 1024 * 1024 * 1024);
     assert_eq!((limits.max_rank, limits.max_extra_entries), (8, 64));
     assert_eq!((limits.max_extra_key_len, limits.max_extra_value_len), (256, 4096));
-    assert_eq!(limits.max_window_log, 23);
+    assert_eq!((limits.max_window_log, limits.max_slabs), (23, 65_536));
     assert_eq!((limits.handshake_timeout, limits.max_handshake_len), (Duration::from_secs(10), 65_536));
     assert_eq!((limits.max_half_open_per_peer, limits.max_concurrent_transfers), (64, 100));
     assert_eq!(limits.frame_timeout, Duration::from_secs(30));
-    assert!(limits.verify_checksum);
+    assert!(limits.verify_checksum && limits.verify_digest);
     assert_eq!(limits.profile, Profile::Standard);
 }
 

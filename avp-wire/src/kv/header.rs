@@ -15,6 +15,7 @@ use super::{KvDtype, KvError};
 /// assert_eq!(KvHeader::decode(&header.encode()), Ok(header));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct KvHeader {
     /// Layers.
     pub num_layers: u32,
@@ -75,12 +76,25 @@ impl KvHeader {
         Ok(rest)
     }
 
+    /// No count may be zero: the bytes would not bound the others.
+    pub(crate) fn check_counts(&self) -> Result<(), KvError> {
+        let &Self { num_layers: layers, num_kv_heads: kv_heads, head_dim, seq_len: tokens, .. } = self;
+        if [layers, kv_heads, head_dim, tokens].contains(&0) {
+            return Err(KvError::ZeroDimension { layers, kv_heads, tokens, head_dim });
+        }
+        Ok(())
+    }
+
     /// Bytes of one K or one V of one layer, `[num_kv_heads, seq_len, head_dim]`.
     ///
     /// # Errors
     /// `Overflow`.
     pub fn plane_len(&self) -> Result<usize, KvError> {
-        [self.num_kv_heads, self.seq_len, self.head_dim]
+        let counts = [self.num_kv_heads, self.seq_len, self.head_dim];
+        if self.num_layers == 0 || counts.contains(&0) {
+            return Ok(0);
+        }
+        counts
             .into_iter()
             .try_fold(self.dtype.size(), |len, count| len.checked_mul(usize::try_from(count).ok()?))
             .ok_or(KvError::Overflow)

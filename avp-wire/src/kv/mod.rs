@@ -10,6 +10,7 @@ pub use payload::KvPayload;
 
 /// Element type of a KV cache (`dtype` byte of the KV header).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum KvDtype {
     /// IEEE single precision, byte 0.
     F32,

@@ -21,10 +21,7 @@ impl KvPayload {
     /// `Truncated`, `UnknownDtype`, `ZeroDimension`, `Overflow`, `SizeMismatch`.
     pub fn parse(bytes: Bytes) -> Result<Self, KvError> {
         let header = KvHeader::decode(&bytes)?;
-        let KvHeader { num_layers: layers, num_kv_heads: kv_heads, head_dim, seq_len: tokens, .. } = header;
-        if [layers, kv_heads, head_dim, tokens].contains(&0) {
-            return Err(KvError::ZeroDimension { layers, kv_heads, tokens, head_dim });
-        }
+        header.check_counts()?;
         let expected = header.payload_len()?;
         if expected != bytes.len() {
             let expected = u64::try_from(expected).unwrap_or(u64::MAX);

@@ -22,6 +22,7 @@ pub use types::{DType, Mode, PayloadType};
 /// assert_eq!(Metadata::decode(&bytes, &Limits::default()).unwrap(), metadata);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Metadata {
     /// Session that the frame belongs to (1).
     pub session_id: String,
@@ -70,6 +71,9 @@ impl Metadata {
             && !self.extra.contains_key(crate::ext::CODEC);
         if !describes_bytes {
             return Ok(None);
+        }
+        if self.tensor_shape.contains(&0) {
+            return Ok(Some(0));
         }
         let size = u64::try_from(self.dtype.size()).unwrap_or(u64::MAX);
         let mut dims = self.tensor_shape.iter().map(|&dim| u64::from(dim));

@@ -4,6 +4,11 @@ use crate::error::DecodeError;
 
 /// What the payload holds (field 7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "SCREAMING_SNAKE_CASE")
+)]
 pub enum PayloadType {
     /// Hidden states `[n, hidden_dim]`, or text in JSON mode.
     #[default]
@@ -14,6 +19,7 @@ pub enum PayloadType {
 
 /// Element type of the payload (field 8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "UPPERCASE"))]
 pub enum DType {
     /// IEEE single precision.
     #[default]
@@ -28,11 +34,14 @@ pub enum DType {
 
 /// How the agents communicate (field 10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Mode {
     /// Tensors.
     #[default]
+    #[cfg_attr(feature = "serde", serde(rename = "LATENT"))]
     Latent,
     /// JSON text.
+    #[cfg_attr(feature = "serde", serde(rename = "JSON_MODE"))]
     Json,
 }
 
