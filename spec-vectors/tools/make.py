@@ -27,6 +27,8 @@ HAND_MADE = [
     "hello",
     "hashing",
     "resolution",
+    "handshakes",
+    "slabs",
     "errors",
 ]
 SDK_MADE = ["messages", "decode_lenient", "negative", "kv_cache", "handshake_json", "hashes", "resolve", "numerics"]
