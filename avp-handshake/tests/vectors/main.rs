@@ -1,9 +1,12 @@
 //! Hashing, identity, hello and resolution give what the reference SDK gives (`spec-vectors/`).
 
+mod hand_made;
 mod hashes;
 mod messages;
 mod python;
 mod resolve;
+#[path = "../../../avp-wire/tests/vectors/suite.rs"]
+mod suite;
 
 use serde_json::Value;
 

@@ -9,8 +9,8 @@ use avp_wire::{
 };
 use serde_json::{Value, json};
 
-use crate::cases::{Answer, bytes, check, number, text, text_map};
-use form::{frame_json, kv_header, kv_json, metadata};
+use crate::suite::{Answer, bytes, check, number, text};
+use form::{frame_json, kv_header, kv_json, metadata, text_map};
 
 #[test]
 fn messages_decode_as_the_specification_says() {

@@ -1,10 +1,12 @@
 //! Our types in the form of the vectors, and back.
 
+use std::collections::BTreeMap;
+
 use avp_wire::{DType, Frame, KvDtype, KvHeader, KvPayload, Metadata, Mode, PayloadType};
 use serde_json::{Value, json};
 
-use crate::cases::{number, text, text_map};
 use crate::load::sha256;
+use crate::suite::{number, text};
 
 pub(super) fn frame_json(frame: &Frame) -> Value {
     let metadata = &frame.metadata;
@@ -77,4 +79,13 @@ pub(super) fn kv_json(payload: &KvPayload) -> Value {
 
 fn u32_of(value: &Value) -> u32 {
     u32::try_from(number(value)).expect("32 bits")
+}
+
+pub(super) fn text_map(value: &Value) -> BTreeMap<String, String> {
+    value
+        .as_object()
+        .expect("a map")
+        .iter()
+        .map(|(key, value)| (key.clone(), text(value).to_owned()))
+        .collect()
 }
