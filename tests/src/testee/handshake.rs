@@ -124,7 +124,8 @@ impl Side {
     fn start(&mut self, now: Instant) -> Result<(), Failure> {
         let fields = self.fields.take().context("a side starts once, and only where it is described")?;
         let hello = Json::from(&Value::Object(fields.hello)).to_text();
-        let mut config = NegotiatorConfig::new(Hello::from_json(hello.as_bytes())?, PeerId::new("peer"));
+        let hello = Hello::from_json(hello.as_bytes()).map_err(Failure::invalid)?;
+        let mut config = NegotiatorConfig::new(hello, PeerId::new("peer"));
         let maps = fields.maps;
         config.maps = Some(Arc::new(move |source: &str, target: &str| {
             maps.iter().any(|(s, t)| s == source && t == target)

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Answer;
+use super::error::Failure;
 use super::form::{Hex, read};
 
 /// Text as a string, or as bytes where it is no UTF-8.
@@ -34,7 +35,9 @@ pub(super) fn hello(fields: Value) -> Answer {
 
 pub(super) fn text(fields: Value) -> Answer {
     let input: Input = read(fields)?;
-    Ok(json!({ "text": TextMessage::from_json(&input.bytes())?.to_json() }))
+    // What a session answers to a text that is none (docs/spec/http.md, 2.4).
+    let message = TextMessage::from_json(&input.bytes()).map_err(Failure::invalid)?;
+    Ok(json!({ "text": message.to_json() }))
 }
 
 #[derive(Deserialize)]

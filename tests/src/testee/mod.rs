@@ -13,6 +13,7 @@ mod message;
 #[cfg(feature = "numerics")]
 mod numerics;
 mod resolve;
+mod slab;
 mod stream;
 
 use std::io::{BufRead, Write};
@@ -59,6 +60,8 @@ fn answer(op: &str, fields: Value) -> Option<Answer> {
         "decode_kv" => kv::decode(fields),
         "encode_kv" => kv::encode(fields),
         "read_context" => kv::read_context(fields),
+        "reassemble" => slab::reassemble(fields),
+        "encode_manifest" => slab::encode_manifest(fields),
         "hash_model" => identity::hash_model(fields),
         "hash_tokenizer" => identity::hash_tokenizer(fields),
         "identity" => identity::of_config(fields),
