@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Fail unless the Markdown file has these results already.
     #[arg(long, value_name = "FILE", conflicts_with = "markdown")]
     pub(crate) markdown_check: Option<PathBuf>,
+    /// Stop at the first result that is not as expected.
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
     /// Seconds for one answer.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,

@@ -85,7 +85,24 @@ fn join(path: &str, key: &str) -> String {
 }
 
 fn different(path: &str, want: &Value, got: &Value) -> Difference {
-    Difference { field: path.to_owned(), want: shown(want), got: shown(got) }
+    let (want, got) = match (want, got) {
+        // Of two long texts, what they have in common says nothing.
+        (Value::String(want), Value::String(got)) => {
+            let same = want.chars().zip(got.chars()).take_while(|(a, b)| a == b).count();
+            (tail(want, same), tail(got, same))
+        }
+        _ => (shown(want), shown(got)),
+    };
+    Difference { field: path.to_owned(), want, got }
+}
+
+/// A text from a little before its character `same` on.
+fn tail(text: &str, same: usize) -> String {
+    const BEFORE: usize = 24;
+    let start = same.saturating_sub(BEFORE);
+    let tail: String = text.chars().skip(start).collect();
+    let cut = if start == 0 { "" } else { "..." };
+    format!("{cut}\"{}\"", shortened(&tail, 96))
 }
 
 /// A value in at most one line.

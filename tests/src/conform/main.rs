@@ -24,7 +24,7 @@ use case::Profile;
 use cli::Options;
 use known::Known;
 use report::Report;
-use run::Selection;
+use run::{Plan, Selection};
 use testee::Testee;
 
 fn main() -> ExitCode {
@@ -59,7 +59,8 @@ fn conform(options: &Options) -> Result<bool> {
     };
     let mut testee = Testee::new(options.command()?, options.timeout);
     let about = testee.describe()?;
-    let results = run::run(&mut testee, about.codes, &chosen, profiles, &known);
+    let plan = Plan { profiles, known: &known, codes: about.codes, fail_fast: options.fail_fast };
+    let results = run::run(&mut testee, &chosen, &plan);
     if results.is_empty() {
         bail!("nothing was chosen to run");
     }

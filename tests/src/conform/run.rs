@@ -1,5 +1,7 @@
 //! Running cases: requests out, answers judged.
 
+use std::fmt;
+
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value};
 
@@ -57,6 +59,15 @@ pub(crate) enum Outcome {
 pub(crate) struct Miss {
     pub(crate) expected: String,
     pub(crate) got: String,
+    /// More about what was got, which may be another text each time.
+    pub(crate) detail: String,
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}, got {}", self.expected, self.got)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
+    }
 }
 
 impl Outcome {
@@ -75,21 +86,30 @@ impl CaseResult<'_> {
     }
 }
 
-pub(crate) fn run<'c>(
-    testee: &mut Testee,
-    codes: bool,
-    cases: &[&'c Case],
-    profiles: &[Profile],
-    known: &Known,
-) -> Vec<CaseResult<'c>> {
+/// How cases are run.
+pub(crate) struct Plan<'a> {
+    pub(crate) profiles: &'a [Profile],
+    pub(crate) known: &'a Known,
+    /// Whether the testee's error codes are those of docs/spec.
+    pub(crate) codes: bool,
+    /// Whether the first result that is not as expected is the last.
+    pub(crate) fail_fast: bool,
+}
+
+pub(crate) fn run<'c>(testee: &mut Testee, cases: &[&'c Case], plan: &Plan<'_>) -> Vec<CaseResult<'c>> {
     let mut results = Vec::new();
     for &case in cases {
-        let profiles: Vec<_> =
-            if case.has_profiles() { profiles.iter().copied().map(Some).collect() } else { vec![None] };
-        for profile in profiles {
-            let verdict = Attempt { testee, codes, case }.verdict(profile);
-            let reason = known.reason(case, profile).map(str::to_owned);
-            results.push(CaseResult { case, profile, outcome: outcome(verdict, reason) });
+        let once = [None];
+        let each: Vec<_> = plan.profiles.iter().copied().map(Some).collect();
+        for &profile in if case.has_profiles() { each.as_slice() } else { &once } {
+            let verdict = Attempt { testee, codes: plan.codes, case }.verdict(profile);
+            let reason = plan.known.reason(case, profile).map(str::to_owned);
+            let result = CaseResult { case, profile, outcome: outcome(verdict, reason) };
+            let stop = plan.fail_fast && !result.outcome.is_expected();
+            results.push(result);
+            if stop {
+                return results;
+            }
         }
     }
     results
@@ -141,17 +161,20 @@ impl Attempt<'_> {
         profile: Option<Profile>,
         answer: &Answer,
     ) -> (Verdict, Option<Value>) {
-        let miss = |got: String| Verdict::Wrong(Miss { expected: expectation(answer), got });
+        let miss = |got: &str, detail: &str| {
+            let (got, detail) = (got.to_owned(), shortened(detail, 120));
+            (Verdict::Wrong(Miss { expected: expectation(answer), got, detail }), None)
+        };
         let mut fields = match expand_fields(fields) {
             Ok(fields) => fields,
-            Err(error) => return (miss(format!("the case itself is wrong: {error:#}")), None),
+            Err(error) => return miss("no request out of this case", &format!("{error:#}")),
         };
         if let Some(profile) = profile {
             fields.insert("profile".to_owned(), profile.as_str().into());
         }
         let reply = match self.testee.ask(op, fields) {
             Ok(reply) => reply,
-            Err(broken) => return (miss(broken), None),
+            Err(broken) => return miss(&broken.what, &broken.detail),
         };
         match (answer, reply) {
             (_, Reply::Unsupported(why)) => (Verdict::Unsupported(why), None),
@@ -159,18 +182,17 @@ impl Attempt<'_> {
                 None => (Verdict::Right, Some(got)),
                 Some(found) => {
                     let at = |value: &str| format!("{} {value}", found.field);
-                    (Verdict::Wrong(Miss { expected: at(&found.want), got: at(&found.got) }), None)
+                    let (expected, got) = (at(&found.want), at(&found.got));
+                    (Verdict::Wrong(Miss { expected, got, detail: String::new() }), None)
                 }
             },
-            (Answer::Error(wanted), Reply::Error { code, detail }) => {
-                if !self.codes || wanted.as_slice().contains(&code) {
-                    (Verdict::Right, None)
-                } else {
-                    (miss(refusal(&code, &detail)), None)
-                }
+            (Answer::Error(wanted), Reply::Error { code, .. })
+                if !self.codes || wanted.as_slice().contains(&code) =>
+            {
+                (Verdict::Right, None)
             }
-            (Answer::Ok(_), Reply::Error { code, detail }) => (miss(refusal(&code, &detail)), None),
-            (Answer::Error(_), Reply::Ok(got)) => (miss(acceptance(&got)), None),
+            (_, Reply::Error { code, detail }) => miss(&code, &detail),
+            (Answer::Error(_), Reply::Ok(got)) => miss("accepted", &got.to_string()),
         }
     }
 }
@@ -180,12 +202,4 @@ fn expectation(answer: &Answer) -> String {
         Answer::Ok(_) => "accepted".to_owned(),
         Answer::Error(codes) => codes.as_slice().join(" or "),
     }
-}
-
-fn refusal(code: &str, detail: &str) -> String {
-    if detail.is_empty() { code.to_owned() } else { format!("{code}: {}", shortened(detail, 120)) }
-}
-
-fn acceptance(result: &Value) -> String {
-    format!("accepted: {}", shortened(&result.to_string(), 120))
 }

@@ -36,6 +36,19 @@ pub(crate) enum Reply {
     Unsupported(String),
 }
 
+/// Why there is no reply.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) what: String,
+    pub(crate) detail: String,
+}
+
+impl Broken {
+    fn new(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { what: what.into(), detail: detail.into() }
+    }
+}
+
 impl Testee {
     pub(crate) fn new(command: Vec<String>, timeout: Duration) -> Self {
         Self { command, timeout, running: None, next_id: 1 }
@@ -43,7 +56,8 @@ impl Testee {
 
     /// Starts it and asks who it is.
     pub(crate) fn describe(&mut self) -> Result<About> {
-        let reply = self.ask("describe", Map::new()).map_err(|broken| anyhow!(broken));
+        let reply =
+            self.ask("describe", Map::new()).map_err(|broken| anyhow!("{}: {}", broken.what, broken.detail));
         match reply.with_context(|| self.command.join(" "))? {
             Reply::Ok(about) => Ok(About {
                 name: text(&about, "name").context("describe gives no name")?,
@@ -58,7 +72,7 @@ impl Testee {
     }
 
     /// Its answer to one request, or what is wrong with it; then it is started anew for the next.
-    pub(crate) fn ask(&mut self, op: &str, mut fields: Map<String, Value>) -> Result<Reply, String> {
+    pub(crate) fn ask(&mut self, op: &str, mut fields: Map<String, Value>) -> Result<Reply, Broken> {
         let id = self.next_id;
         self.next_id += 1;
         fields.insert("id".to_owned(), id.into());
@@ -75,10 +89,10 @@ impl Testee {
     }
 }
 
-fn reply(line: &[u8], id: u64) -> Result<Reply, String> {
+fn reply(line: &[u8], id: u64) -> Result<Reply, Broken> {
     let garbage = |why: &str| {
         let line = shortened(&String::from_utf8_lossy(line), 80);
-        format!("its reply is garbage, {why}: {line}")
+        Broken::new("a reply that is garbage", format!("{why}: {line}"))
     };
     let reply: Value = serde_json::from_slice(line).map_err(|_| garbage("not JSON"))?;
     if reply.get("id") != Some(&json!(id)) {
@@ -107,15 +121,16 @@ struct Running {
 }
 
 impl Running {
-    fn start(command: &[String]) -> Result<Self, String> {
-        let (program, arguments) = command.split_first().ok_or("no program is named")?;
+    fn start(command: &[String]) -> Result<Self, Broken> {
+        let (program, arguments) =
+            command.split_first().ok_or(Broken::new("no process", "no program is named"))?;
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("{program} cannot be started: {error}"))?;
+            .map_err(|error| Broken::new("no process", format!("{program} cannot be started: {error}")))?;
         let (requests, to_write) = mpsc::channel();
         let (read, replies) = mpsc::channel();
         let last_words = Arc::default();
@@ -132,23 +147,24 @@ impl Running {
         Ok(Self { child, requests, replies, last_words })
     }
 
-    fn exchange(&mut self, request: String, timeout: Duration) -> Result<Vec<u8>, String> {
+    fn exchange(&mut self, request: String, timeout: Duration) -> Result<Vec<u8>, Broken> {
         // Where the writer is gone, so is the process: the replies tell.
         let _ = self.requests.send(request);
         match self.replies.recv_timeout(timeout) {
             Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Timeout) => Err(format!("no answer within {} s", timeout.as_secs_f64())),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Broken::new(format!("no answer within {} s", timeout.as_secs_f64()), ""))
+            }
             Err(RecvTimeoutError::Disconnected) => Err(self.died()),
         }
     }
 
-    fn died(&mut self) -> String {
+    fn died(&mut self) -> Broken {
         let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         // Its last words may come a moment after its end.
         thread::sleep(Duration::from_millis(20));
         let last = self.last_words.lock().map(|last| last.clone()).unwrap_or_default();
-        let last = if last.is_empty() { last } else { format!(": {}", shortened(&last, 160)) };
-        format!("it ended with {status}{last}")
+        Broken::new(format!("an end with {status}"), shortened(&last, 160))
     }
 }
 

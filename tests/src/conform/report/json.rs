@@ -45,6 +45,7 @@ fn case(result: &CaseResult<'_>) -> Value {
     if let Some(miss) = miss {
         shown["expected"] = miss.expected.as_str().into();
         shown["got"] = miss.got.as_str().into();
+        shown["detail"] = miss.detail.as_str().into();
     }
     if let Some(reason) = reason {
         shown["reason"] = reason.as_str().into();

@@ -76,7 +76,7 @@ impl Report<'_> {
             }
         }
         for (reason, cases) in by_reason {
-            writeln!(out, "\n{} ({}):\n", capitalized(reason), cases.len())?;
+            writeln!(out, "\n<details><summary>{} ({})</summary>\n", capitalized(reason), cases.len())?;
             writeln!(
                 out,
                 "| case | rule | profile | expected | {} {} |",
@@ -86,6 +86,7 @@ impl Report<'_> {
             for case in cases {
                 rows(out, case)?;
             }
+            writeln!(out, "\n</details>")?;
         }
         Ok(())
     }

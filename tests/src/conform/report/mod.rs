@@ -64,7 +64,7 @@ fn counts(results: &[CaseResult<'_>]) -> Counts {
 /// What has to be said of a result that did not come as expected.
 fn complaint(outcome: &Outcome) -> Option<String> {
     match outcome {
-        Outcome::Failed(miss) => Some(format!("expected {}, got {}", miss.expected, miss.got)),
+        Outcome::Failed(miss) => Some(miss.to_string()),
         Outcome::PassedUnexpectedly { reason } => {
             Some(format!("passes, but is listed as a known failure ({reason}): take it off the list"))
         }
