@@ -1,8 +1,6 @@
 """Adds to the files that the SDK made what docs/spec says of their cases: `section`, the rule that a case tests; `errors`,
 the codes with which it is rejected; `python_only`, why it is no request to another implementation. Written down from
-docs/spec; no implementation of the protocol is asked. Run it again as often as you like.
-
-Standard library only.
+docs/spec; no implementation of the protocol is asked. tools/make.py runs it: what the SDK said stays as it is.
 """
 
 import hashlib
@@ -76,10 +74,7 @@ NEGATIVE = {
     "decode/protobuf_invalid_utf8": ("frame 3.6", everywhere("metadata.invalid_utf8")),
     "decode/metadata_wrong_wire_type_is_unknown": ("frame 3.9", None),
     "decode/zstd_garbage": ("frame 5.9", but_lenient("frame.compressed_flag_mismatch", "compression.invalid")),
-    "decode/zstd_no_content_size": (
-        "frame 5.4",
-        but_lenient("frame.compressed_flag_mismatch", "compression.no_content_size"),
-    ),
+    "decode/zstd_no_content_size": ("frame 5.4", but_lenient("frame.compressed_flag_mismatch", "compression.no_content_size")),
     "decode/zstd_truncated_frame": ("frame 5.10", but_lenient("frame.compressed_flag_mismatch", "compression.invalid")),
     "kv/header_too_short": ("kv 1.1", "kv.truncated"),
     "kv/truncated": ("kv 2.2", "kv.size_mismatch"),
@@ -87,37 +82,37 @@ NEGATIVE = {
     "ctx/from_bytes_hidden_state_msg_misread_as_kv": ("kv 2.4", everywhere("kv.not_kv_cache")),
 }
 PYTHON_ONLY = {
-    "encode/hidden_dim_negative": "hidden_dim is unsigned in a request",
-    "encode/tensor_shape_2^32": "dimensions have 32 bits in a request",
-    "encode/session_id_none": "session_id is a text in a request",
-    "encode/lone_surrogate": "a text is valid Unicode",
-    "encode/dtype_int_99": "dtype is one of the table",
-    "encode/payload_str": "a type of Python",
-    "encode/payload_memoryview": "a type of Python",
-    "encode/payload_bytearray": "a type of Python",
-    "decode/none": "a type of Python",
-    "decode/bytearray_ok": "a type of Python",
-    "decode/memoryview": "a type of Python",
-    "kv/serialize_none": "a type of Python",
-    "kv/serialize_3d": "a shape of Python's arrays",
-    "ctx/num_steps_not_int": "on the wire it is sound; who reads the context judges num_steps",
-    "ctx/to_bytes_hidden_only": "a class of the SDK",
-    "ctx/payload_type_neither": "a class of the SDK",
-    "ctx/positional_args": "a class of the SDK",
-    "hello/hidden_dim_string_accepted": "a class of the SDK; handshake 1.3 has vectors of its own",
-    "hello/resolve_with_string_dim": "a class of the SDK; handshake 1.3 has vectors of its own",
-    "hash/mixed_key_types": "keys of JSON are texts",
-    "hash/set": "a type of Python",
-    "identity/unsupported_type": "a type of Python",
-    "proj/temperature_neg_vop": "a call of the SDK",
-    "proj/temperature_0_pes_no_check": "a call of the SDK",
-    "proj/dim_mismatch": "a call of the SDK",
-    "assess_transfer_0": "a function of the SDK that this specification does not have",
-    "assess_transfer_300": "a function of the SDK that this specification does not have",
-    "vllm_request_hash": "a function of the SDK that this specification does not have",
-    "vllm_slot_mapping": "a function of the SDK that this specification does not have",
-    "tok_object_with_get_vocab": "a type of Python",
-    "tok_unsupported_object": "a type of Python",
+    "encode/hidden_dim_negative": ("frame 7.2", "hidden_dim is unsigned in a request"),
+    "encode/tensor_shape_2^32": ("frame 7.3", "dimensions have 32 bits in a request"),
+    "encode/session_id_none": ("frame 7.2", "session_id is a text in a request"),
+    "encode/lone_surrogate": ("frame 3.6", "a text is valid Unicode"),
+    "encode/dtype_int_99": ("frame 3.5", "dtype is one of the table"),
+    "encode/payload_str": ("frame 5.1", "a type of Python"),
+    "encode/payload_memoryview": ("frame 5.1", "a type of Python"),
+    "encode/payload_bytearray": ("frame 5.1", "a type of Python"),
+    "decode/none": ("frame 2.4", "a type of Python"),
+    "decode/bytearray_ok": ("frame 2.4", "a type of Python"),
+    "decode/memoryview": ("frame 2.4", "a type of Python"),
+    "kv/serialize_none": ("kv 2.5", "a type of Python"),
+    "kv/serialize_3d": ("kv 2.5", "a shape of Python's arrays"),
+    "ctx/num_steps_not_int": ("kv 3.8", "on the wire it is sound; who reads the context judges num_steps"),
+    "ctx/to_bytes_hidden_only": ("kv 1.2", "a class of the SDK"),
+    "ctx/payload_type_neither": ("kv 2.4", "a class of the SDK"),
+    "ctx/positional_args": ("kv 3.1", "a class of the SDK"),
+    "hello/hidden_dim_string_accepted": ("handshake 1.3", "a class of the SDK; handshake 1.3 has vectors of its own"),
+    "hello/resolve_with_string_dim": ("handshake 1.3", "a class of the SDK; handshake 1.3 has vectors of its own"),
+    "hash/mixed_key_types": ("handshake 2.1", "keys of JSON are texts"),
+    "hash/set": ("handshake 2.1", "a type of Python"),
+    "identity/unsupported_type": ("handshake 8.6", "a type of Python"),
+    "proj/temperature_neg_vop": ("projection 1.1", "a call of the SDK"),
+    "proj/temperature_0_pes_no_check": ("projection 2.1", "a call of the SDK"),
+    "proj/dim_mismatch": ("projection 1.1", "a call of the SDK"),
+    "assess_transfer_0": ("projection 5.1", "a function of the SDK that this specification does not have"),
+    "assess_transfer_300": ("projection 5.1", "a function of the SDK that this specification does not have"),
+    "vllm_request_hash": ("projection 5.2", "a function of the SDK that this specification does not have"),
+    "vllm_slot_mapping": ("projection 5.2", "a function of the SDK that this specification does not have"),
+    "tok_object_with_get_vocab": ("handshake 2.2", "a type of Python"),
+    "tok_unsupported_object": ("handshake 2.2", "a type of Python"),
 }
 KV = {
     "kv_unsupported_float64_silently_tagged_float16": ("kv 2.2", "kv.size_mismatch"),
@@ -126,6 +121,14 @@ KV = {
     "kv_heterogeneous_layers_silent_corruption": ("kv 2.2", "kv.size_mismatch"),
     "context_to_bytes_bfloat16": ("kv 3.1", None),
 }
+NUMERICS = [
+    ("vocab_mediated_metrics", "projection 1.2"),
+    ("vocab_mediated", "projection 1.1"),
+    ("project_to_embedding_space", "projection 2.1"),
+    ("normalize", "projection 3.1"),
+    ("apply_realignment", "projection 4.1"),
+    ("apply_cross_model_projection", "projection 4.2"),
+]
 TEXT_FALLBACK = {"mode": 1, "avp_map_id": "", "resolution_path": "json_fallback"}
 RESOLVE = {
     # docs/spec compares whole hashes; the SDK opens a file that 16 digits name.
@@ -167,7 +170,7 @@ def handshake_json(case):
 def hashes(case):
     case["section"] = "handshake 2.2" if case["name"].startswith("tok_") else "handshake 2.1"
     if "config" in case:
-        case["section"] = "handshake 1.2"
+        case["section"] = "handshake 8.2"
         case["config_text"] = json.dumps(case["config"])
         # The SDK passes null on; read back, it is 0 (handshake 1.8).
         if None in case["identity"].values():
@@ -191,23 +194,19 @@ def resolve(case):
 
 
 def numerics(case):
-    case["section"] = "handshake 3.1"
+    case["section"] = next(section for start, section in NUMERICS if case["name"].startswith(start))
 
 
-def main():
-    for annotate in [messages, decode_lenient, negative, kv_cache, handshake_json, hashes, resolve, numerics]:
-        path = VECTORS / f"{annotate.__name__}.json"
-        document = json.loads(path.read_text(encoding="utf-8"))
-        for case in document["cases"]:
-            for field in ADDED:
-                if field != "wire" or "result" in case:
-                    case.pop(field, None)
-            if case["name"] in PYTHON_ONLY:
-                case["python_only"] = PYTHON_ONLY[case["name"]]
-            else:
-                annotate(case)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def text(name):
+    """A file that the SDK made, with what is added to its cases."""
+    document = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+    for case in document["cases"]:
+        for field in ADDED:
+            # A `wire` beside `result` is ours, too.
+            if field != "wire" or "result" in case:
+                case.pop(field, None)
+        if case["name"] in PYTHON_ONLY:
+            case["section"], case["python_only"] = PYTHON_ONLY[case["name"]]
+        else:
+            globals()[name](case)
+    return json.dumps(document, indent=1) + "\n"

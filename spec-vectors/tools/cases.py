@@ -74,6 +74,7 @@ class Suite:
     def case(self, name, section, op, inputs, expect):
         """`section` is one citation of docs/spec, or several separated by commas, the tested one first."""
         section, *also = section.split(", ")
+        assert re.fullmatch(r"[A-Za-z0-9_./+-]+", name), name
         case = {"name": name, "section": section}
         if also:
             case["also"] = also

@@ -1,4 +1,6 @@
-"""Writes the vectors that are made by hand, and the index of all. With --check: shows that the files are what it writes.
+"""Writes the vectors: those made by hand, what is added to those made with the SDK, schema and index.
+
+With --check nothing is written: it fails unless the files are what it would write.
 
 Standard library only. Expected results are written down from docs/spec; no implementation of the protocol is asked.
 """
@@ -8,6 +10,9 @@ import importlib
 import json
 import pathlib
 import sys
+
+import annotate
+import schema
 
 HERE = pathlib.Path(__file__).resolve().parent
 VECTORS = HERE.parent
@@ -28,6 +33,7 @@ HAND_MADE = [
     "hashing",
     "resolution",
     "handshakes",
+    "refusals",
     "slabs",
     "errors",
 ]
@@ -37,25 +43,23 @@ SDK_MADE = ["messages", "decode_lenient", "negative", "kv_cache", "handshake_jso
 def files():
     """Name and text of each file that is made here."""
     out = {f"{name}.json": importlib.import_module(f"suites.{name}").suite.text() for name in HAND_MADE}
-    out["index.json"] = index(out)
-    return out
+    out |= {f"{name}.json": annotate.text(name) for name in SDK_MADE}
+    return out | {"index.json": index(out), "schema.json": schema.text()}
 
 
 def index(made):
     suites = []
     for name in HAND_MADE + SDK_MADE:
         file = f"{name}.json"
-        text = made.get(file) or (VECTORS / file).read_text(encoding="utf-8")
-        document = json.loads(text)
-        entry = {"suite": name, "file": file, "count": len(document["cases"])}
-        entry["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        document = json.loads(made[file])
+        assert all("section" in case for case in document["cases"]), name
+        digest = hashlib.sha256(made[file].encode()).hexdigest()
+        entry = {"suite": name, "file": file, "count": len(document["cases"]), "sha256": digest}
         suites.append(entry | {"about": document["about"]})
     return json.dumps({"version": 1, "suites": suites}, indent=1, ensure_ascii=False) + "\n"
 
 
 def main():
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, str(HERE))
     made = files()
     if sys.argv[1:] == ["--check"]:
         stale = [name for name, text in made.items() if not (VECTORS / name).exists() or (VECTORS / name).read_text() != text]

@@ -10,6 +10,7 @@ pub(crate) const BUILD: [&str; 4] = ["--release", "--workspace", "--features", "
 
 pub(crate) fn run() -> Result<()> {
     sh::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    sh::run("vectors", &mut command("python3", &["spec-vectors/tools/make.py", "--check"]))?;
     // Tests before lints: what they build is what most people look for first.
     sh::run("tests", &mut cargo(&[&["test"], &BUILD[..]].concat()))?;
     interop::run(false)?;

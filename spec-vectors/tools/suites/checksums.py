@@ -3,7 +3,7 @@
 import zlib
 
 from cases import Got, Suite
-from wire import KV_CACHE, blob, crc, frame, kv_header, num, varint, key
+from wire import KV_CACHE, blob, crc, frame, key, kv_header, num, varint
 
 suite = Suite("checksums", "Payload checksums made by hand: absent, zero, right, wrong, and near misses.")
 

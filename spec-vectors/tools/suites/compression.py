@@ -1,8 +1,24 @@
 """zstd payloads: what is one frame, what it states, and what its content must be."""
 
 from cases import Got, Suite
-from wire import (COMPRESSED, HAS_MAP, KV_CACHE, blob, compressed, crc, extra, frame, kv_header, num, raw, rle, shape, skippable, zstd,
-                  zstd_checksum)
+from wire import (
+    COMPRESSED,
+    HAS_MAP,
+    KV_CACHE,
+    blob,
+    compressed,
+    crc,
+    extra,
+    frame,
+    kv_header,
+    num,
+    raw,
+    rle,
+    shape,
+    skippable,
+    zstd,
+    zstd_checksum,
+)
 
 suite = Suite("compression", "Compressed payloads made by hand: zstd frames of every shape, and what they are held against.")
 
@@ -67,22 +83,49 @@ payload("bomb_with_shape", "frame 5.3, frame 5.11", BOMB, SIZE, lenient=bytes(64
 payload("bomb_that_says_16_bytes", "frame 5.10, frame 5.11", zstd([rle(0, BLOCK)] * 64, 16, window=0x50), INVALID, metadata=shape(4))
 payload("bomb_of_3_GiB", "limits 2.3, frame 5.11", zstd([rle(0, 4)], 3 << 30, window=0x50), "frame.memory_budget")
 payload("bomb_one_over_2_GiB", "limits 2.3, frame 5.11", zstd([rle(0, 4)], (2 << 30) + 1, window=0x50), "frame.memory_budget")
-payload("bomb_with_budget_and_wrong_shape", "frame 6.3, limits 2.3", zstd([rle(0, 4)], 3 << 30, window=0x50), "frame.memory_budget",
-        metadata=shape(1))
+payload(
+    "bomb_with_budget_and_wrong_shape",
+    "frame 6.3, limits 2.3",
+    zstd([rle(0, 4)], 3 << 30, window=0x50),
+    "frame.memory_budget",
+    metadata=shape(1),
+)
 
 # Window.
 payload("window_of_1_KiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=0), b"abcd")
 payload("window_of_8_MiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=13 << 3), b"abcd")
 payload("window_of_8_MiB_less_an_eighth", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=12 << 3 | 7), b"abcd")
-payload("window_an_eighth_over_8_MiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=13 << 3 | 1), "compression.window_too_large", lenient=b"abcd")
-payload("window_of_2_GiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=21 << 3), "compression.window_too_large", lenient=b"abcd")
-payload("window_an_eighth_over_2_GiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=21 << 3 | 1), "compression.window_too_large",
-        lenient=b"abcd")
-payload("window_of_4_GiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=22 << 3), "compression.window_too_large", lenient=INVALID)
-payload("window_of_2_TiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=31 << 3), "compression.window_too_large", lenient=INVALID)
+payload(
+    "window_an_eighth_over_8_MiB",
+    "limits 6.1, frame 5.12",
+    zstd([raw(b"abcd")], 4, window=13 << 3 | 1),
+    "compression.window_too_large",
+    lenient=b"abcd",
+)
+payload(
+    "window_of_2_GiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=21 << 3), "compression.window_too_large", lenient=b"abcd"
+)
+payload(
+    "window_an_eighth_over_2_GiB",
+    "limits 6.1, frame 5.12",
+    zstd([raw(b"abcd")], 4, window=21 << 3 | 1),
+    "compression.window_too_large",
+    lenient=b"abcd",
+)
+payload(
+    "window_of_4_GiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=22 << 3), "compression.window_too_large", lenient=INVALID
+)
+payload(
+    "window_of_2_TiB", "limits 6.1, frame 5.12", zstd([raw(b"abcd")], 4, window=31 << 3), "compression.window_too_large", lenient=INVALID
+)
 payload("window_of_single_segment_of_8_MiB", "limits 6.1, frame 5.12", zstd([rle(0, BLOCK)] * 64, 64 * BLOCK), bytes(64 * BLOCK))
-payload("window_of_single_segment_over_8_MiB", "limits 6.1, frame 5.12", zstd([rle(0, BLOCK)] * 64 + [rle(0, 1)], 64 * BLOCK + 1),
-        "compression.window_too_large", lenient=bytes(64 * BLOCK + 1))
+payload(
+    "window_of_single_segment_over_8_MiB",
+    "limits 6.1, frame 5.12",
+    zstd([rle(0, BLOCK)] * 64 + [rle(0, 1)], 64 * BLOCK + 1),
+    "compression.window_too_large",
+    lenient=bytes(64 * BLOCK + 1),
+)
 
 # Header fields of RFC 8878.
 payload("descriptor_reserved_bit", "frame 5.12", zstd([raw(b"abcd")], 4, descriptor=8), INVALID)
@@ -128,8 +171,24 @@ payload("shape_of_zero_and_nothing", "frame 5.3", zstd([raw(b"")], 0), b"", meta
 MAX = 0xFFFFFFFF
 payload("shape_overflow", "frame 5.7", GOOD, "frame.shape_overflow", lenient=b"abcd", metadata=shape(MAX, MAX, MAX), tensor_shape=[MAX] * 3)
 payload("shape_in_json_mode", "frame 5.2", GOOD, b"abcd", metadata=shape(9) + num(10, 1), tensor_shape=[9], mode=1)
-payload("shape_with_kind", "frame 5.2", GOOD, b"abcd", metadata=shape(9) + extra("avp.kind", "distribution"), tensor_shape=[9], extra={"avp.kind": "distribution"})
-payload("shape_with_codec", "frame 5.2", GOOD, b"abcd", metadata=shape(9) + extra("avp.codec", "q8"), tensor_shape=[9], extra={"avp.codec": "q8"})
+payload(
+    "shape_with_kind",
+    "frame 5.2",
+    GOOD,
+    b"abcd",
+    metadata=shape(9) + extra("avp.kind", "distribution"),
+    tensor_shape=[9],
+    extra={"avp.kind": "distribution"},
+)
+payload(
+    "shape_with_codec",
+    "frame 5.2",
+    GOOD,
+    b"abcd",
+    metadata=shape(9) + extra("avp.codec", "q8"),
+    tensor_shape=[9],
+    extra={"avp.codec": "q8"},
+)
 payload("with_map", "frame 4.2", GOOD, b"abcd", metadata=blob(13, "m"), flags=HAS_MAP, avp_map_id="m")
 
 

@@ -32,10 +32,38 @@ KV = kv_header(1, 1, 2, 1) + b"0123456789abcdef"
 # Order and defaults.
 case("nothing", "frame 7.2, frame 2.8", b"")
 case("payload_alone", "frame 7.2", b"", b"abc")
-case("every_field", "frame 7.1", blob(1, "s") + blob(2, "a") + blob(3, "b") + blob(4, "m") + num(5, 2) + num(6, 24) + num(7, 1)
-     + num(8, 3) + shape(1, 2) + num(10, 1) + blob(13, "map") + extra("k", "v") + crc(KV), KV, HAS_MAP | KV_CACHE, checksum=True,
-     session_id="s", source_agent_id="a", target_agent_id="b", model_id="m", hidden_dim=2, num_layers=24, payload_type=1, dtype=3,
-     tensor_shape=[1, 2], mode=1, avp_map_id="map", extra={"k": "v"})
+case(
+    "every_field",
+    "frame 7.1",
+    blob(1, "s")
+    + blob(2, "a")
+    + blob(3, "b")
+    + blob(4, "m")
+    + num(5, 2)
+    + num(6, 24)
+    + num(7, 1)
+    + num(8, 3)
+    + shape(1, 2)
+    + num(10, 1)
+    + blob(13, "map")
+    + extra("k", "v")
+    + crc(KV),
+    KV,
+    HAS_MAP | KV_CACHE,
+    checksum=True,
+    session_id="s",
+    source_agent_id="a",
+    target_agent_id="b",
+    model_id="m",
+    hidden_dim=2,
+    num_layers=24,
+    payload_type=1,
+    dtype=3,
+    tensor_shape=[1, 2],
+    mode=1,
+    avp_map_id="map",
+    extra={"k": "v"},
+)
 for name, expected, flags, fields in [
     ("session_id", blob(1, "s"), 0, {"session_id": "s"}),
     ("source_agent_id", blob(2, "s"), 0, {"source_agent_id": "s"}),
@@ -54,8 +82,12 @@ case("avp_map_id_alone", "frame 7.2, frame 4.2", blob(13, "vocab:0"), b"", HAS_M
 # Shapes and varints.
 case("shape_packed", "frame 7.3", shape(1, 2, 3), bytes(24), tensor_shape=[1, 2, 3])
 case("shape_with_zero", "frame 7.3", blob(9, b"\0\5"), tensor_shape=[0, 5])
-case("shape_of_all_widths", "frame 7.3, frame 7.6", blob(9, bytes.fromhex("7f 8001 ff7f 808001 ffffffff0f")),
-     tensor_shape=[127, 128, 16383, 16384, 0xFFFFFFFF])
+case(
+    "shape_of_all_widths",
+    "frame 7.3, frame 7.6",
+    blob(9, bytes.fromhex("7f 8001 ff7f 808001 ffffffff0f")),
+    tensor_shape=[127, 128, 16383, 16384, 0xFFFFFFFF],
+)
 case("shape_of_65_elements", "frame 7.3, frame 7.6", b"\x4a\x41" + b"\1" * 65, tensor_shape=[1] * 65)
 case("numbers_of_two_bytes", "frame 7.6", bytes.fromhex("28 8001 30 ff7f"), hidden_dim=128, num_layers=16383)
 case("numbers_of_five_bytes", "frame 7.6", bytes.fromhex("28 ffffffff0f 30 8080808008"), hidden_dim=0xFFFFFFFF, num_layers=1 << 31)
@@ -71,11 +103,17 @@ case("extra_empty_value", "frame 7.5", bytes.fromhex("72 05 0a016b 1200"), extra
 case("extra_empty_key", "frame 7.5", bytes.fromhex("72 05 0a00 120176"), extra={"": "v"})
 case("extra_sorted", "frame 7.4", extra("a", "3") + extra("b", "2") + extra("c", "1"), extra={"c": "1", "a": "3", "b": "2"})
 case("extra_sorted_upper_first", "frame 7.4", extra("B", "") + extra("a", ""), extra={"a": "", "B": ""})
-case("extra_sorted_prefix_first", "frame 7.4", extra("", "") + extra("a", "") + extra("a.b", "") + extra("ab", ""),
-     extra={"ab": "", "a.b": "", "a": "", "": ""})
+case(
+    "extra_sorted_prefix_first",
+    "frame 7.4",
+    extra("", "") + extra("a", "") + extra("a.b", "") + extra("ab", ""),
+    extra={"ab": "", "a.b": "", "a": "", "": ""},
+)
 case("extra_sorted_not_by_length", "frame 7.4", extra("aaa", "") + extra("b", ""), extra={"b": "", "aaa": ""})
 case("extra_sorted_not_by_number", "frame 7.4", extra("10", "") + extra("9", ""), extra={"9": "", "10": ""})
-case("extra_sorted_by_utf8_not_utf16", "frame 7.4", extra("\uffee", "1") + extra("\U0001f600", "2"), extra={"\U0001f600": "2", "\uffee": "1"})
+case(
+    "extra_sorted_by_utf8_not_utf16", "frame 7.4", extra("\uffee", "1") + extra("\U0001f600", "2"), extra={"\U0001f600": "2", "\uffee": "1"}
+)
 case("extra_value_of_128", "frame 7.6", b"\x72\x86\x01\x0a\x01k\x12\x80\x01" + b"v" * 128, extra={"k": "v" * 128})
 case("extra_entry_of_127", "frame 7.6", b"\x72\x7f\x0a\x01k\x12\x7a" + b"v" * 122, extra={"k": "v" * 122})
 case("extra_in_json_mode", "frame 7.1", num(10, 1) + extra("avp.kind", "text"), b"{}", mode=1, extra={"avp.kind": "text"})
@@ -103,9 +141,17 @@ for length, spaces in [(126, 39), (127, 38), (128, 36), (164, 0), (165, 63)]:
 # The KV header of 17 bytes comes between: 12 + 2 + 13 + 20 spaces + 17 = 64.
 aligned("align_kv", 20, num(7, 1), KV, KV_CACHE, payload_type=1)
 for length, spaces in [(1, 17), (17, 1), (18, 0), (19, 63), (20, 62), (64, 18)]:
-    aligned(f"align_kv_model_id_of_{length}", spaces, blob(4, "m" * length) + num(7, 1), KV, KV_CACHE, payload_type=1, model_id="m" * length)
-case("align_between_other_entries", "extensions 4.1, frame 7.4", extra("avp.kind", "slab") + extra("avp.pad", " " * 62)
-     + extra("avp.slab", "L0+1,T0+1"), b"abcd", align=True, extra={"avp.kind": "slab", "avp.slab": "L0+1,T0+1"})
+    aligned(
+        f"align_kv_model_id_of_{length}", spaces, blob(4, "m" * length) + num(7, 1), KV, KV_CACHE, payload_type=1, model_id="m" * length
+    )
+case(
+    "align_between_other_entries",
+    "extensions 4.1, frame 7.4",
+    extra("avp.kind", "slab") + extra("avp.pad", " " * 62) + extra("avp.slab", "L0+1,T0+1"),
+    b"abcd",
+    align=True,
+    extra={"avp.kind": "slab", "avp.slab": "L0+1,T0+1"},
+)
 case("align_with_checksum", "extensions 4.1, frame 7.1", extra("avp.pad", " " * 33) + crc(b"abcd"), b"abcd", align=True, checksum=True)
 case("align_an_empty_payload", "extensions 4.1", extra("avp.pad", " " * 39), align=True)
 

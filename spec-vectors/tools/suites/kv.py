@@ -44,6 +44,16 @@ ok("all_counts_different", "kv 1.1, kv 2.1", 2, 3, 4, 5, 2)
 ok("counts_above_255", "kv 1.1", 257, 1, 1, 1, 1)
 ok("tokens_above_65535", "kv 1.1", 1, 1, 1, 65537, 1)
 
+EXAMPLE = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 2, "seq_len": 1, "dtype": 1}
+PLANES = [bytes.fromhex("003c00c0"), bytes.fromhex("00380000")]
+suite.case(
+    "example_of_the_specification",
+    "kv 1.2",
+    "decode_kv",
+    {"payload": "01000000 01000000 02000000 01000000 01 003c00c0 00380000".replace(" ", "")},
+    {"ok": EXAMPLE | {"planes": [hashlib.sha256(plane).hexdigest() for plane in PLANES]}},
+)
+
 # The header.
 SHAPE = (2, 3, 4, 5, 1)
 GOOD = kv_header(*SHAPE) + b"".join(planes_of(*SHAPE))

@@ -1,7 +1,7 @@
 """The protobuf message: fields, odd spellings of them, limits."""
 
 from cases import Got, Suite
-from wire import (HAS_MAP, KV_CACHE, blob, crc, extra, fixed32, fixed64, frame, group, key, kv_header, num, shape, varint)
+from wire import HAS_MAP, KV_CACHE, blob, crc, extra, fixed32, fixed64, frame, group, key, kv_header, num, shape, varint
 
 suite = Suite("metadata", "Metadata made by hand: each field, odd spellings that are taken, and what is malformed.")
 
@@ -25,21 +25,51 @@ def limited(name, section, metadata, code, payload=b"", **fields):
 
 # Each field, in the one order and in any.
 FIELDS = [
-    blob(1, "s1"), blob(2, "from"), blob(3, "to"), blob(4, "org/model"), num(5, 896), num(6, 24), num(7, 1), num(8, 2),
-    shape(1, 300), num(10, 1), blob(11), blob(13, "vocab:1"), extra("k", "v"), crc(KV),
+    blob(1, "s1"),
+    blob(2, "from"),
+    blob(3, "to"),
+    blob(4, "org/model"),
+    num(5, 896),
+    num(6, 24),
+    num(7, 1),
+    num(8, 2),
+    shape(1, 300),
+    num(10, 1),
+    blob(11),
+    blob(13, "vocab:1"),
+    extra("k", "v"),
+    crc(KV),
 ]
 ALL = {
-    "session_id": "s1", "source_agent_id": "from", "target_agent_id": "to", "model_id": "org/model", "hidden_dim": 896,
-    "num_layers": 24, "payload_type": 1, "dtype": 2, "tensor_shape": [1, 300], "mode": 1, "compression": "",
-    "avp_map_id": "vocab:1", "extra": {"k": "v"}, "payload_checksum": 0x766C0A1F,
+    "session_id": "s1",
+    "source_agent_id": "from",
+    "target_agent_id": "to",
+    "model_id": "org/model",
+    "hidden_dim": 896,
+    "num_layers": 24,
+    "payload_type": 1,
+    "dtype": 2,
+    "tensor_shape": [1, 300],
+    "mode": 1,
+    "compression": "",
+    "avp_map_id": "vocab:1",
+    "extra": {"k": "v"},
+    "payload_checksum": 0x766C0A1F,
 }
 ok("all_fields", "frame 3.2", b"".join(FIELDS), HAS_MAP | KV_CACHE, KV, **ALL)
 ok("all_fields_descending", "frame 3.2", b"".join(reversed(FIELDS)), HAS_MAP | KV_CACHE, KV, **ALL)
 ok("all_fields_odd_then_even", "frame 3.2", b"".join(FIELDS[::2] + FIELDS[1::2]), HAS_MAP | KV_CACHE, KV, **ALL)
-ok("defaults_written", "frame 3.1", b"".join([blob(1), blob(2), blob(3), blob(4), num(5, 0), num(6, 0), num(7, 0), num(8, 0),
-   blob(9), num(10, 0), blob(13)]))
-ok("strings_of_all_widths", "frame 3.6", blob(1, "a\0\x7f\u0080\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"),
-   session_id="a\0\x7f\u0080\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff")
+ok(
+    "defaults_written",
+    "frame 3.1",
+    b"".join([blob(1), blob(2), blob(3), blob(4), num(5, 0), num(6, 0), num(7, 0), num(8, 0), blob(9), num(10, 0), blob(13)]),
+)
+ok(
+    "strings_of_all_widths",
+    "frame 3.6",
+    blob(1, "a\0\x7f\u0080\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"),
+    session_id="a\0\x7f\u0080\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff",
+)
 ok("string_of_127", "frame 3.10", blob(4, "m" * 127), model_id="m" * 127)
 ok("string_of_128", "frame 3.10", blob(4, "m" * 128), model_id="m" * 128)
 ok("string_of_20000", "frame 3.10", blob(4, "m" * 20000), model_id="m" * 20000)
@@ -65,12 +95,25 @@ ok("shape_packed", "frame 3.4", shape(1, 300), payload=bytes(1200), tensor_shape
 ok("shape_unpacked", "frame 3.4", num(9, 1) + num(9, 2), payload=bytes(8), tensor_shape=[1, 2])
 ok("shape_unpacked_then_packed", "frame 3.4", num(9, 2) + shape(1, 3), payload=bytes(24), tensor_shape=[2, 1, 3])
 ok("shape_packed_then_unpacked", "frame 3.4", shape(2, 1) + num(9, 3), payload=bytes(24), tensor_shape=[2, 1, 3])
-ok("shape_in_pieces_between_others", "frame 3.4", shape(2) + num(5, 9) + num(9, 1) + blob(1, "s") + shape(3),
-   payload=bytes(24), tensor_shape=[2, 1, 3], hidden_dim=9, session_id="s")
+ok(
+    "shape_in_pieces_between_others",
+    "frame 3.4",
+    shape(2) + num(5, 9) + num(9, 1) + blob(1, "s") + shape(3),
+    payload=bytes(24),
+    tensor_shape=[2, 1, 3],
+    hidden_dim=9,
+    session_id="s",
+)
 ok("shape_packed_empty", "frame 3.4", blob(9) + num(9, 2) + blob(9), payload=bytes(8), tensor_shape=[2])
 ok("shape_unpacked_zero", "frame 3.4", num(9, 0) + num(9, 2), tensor_shape=[0, 2])
 ok("shape_padded_varints", "frame 3.3, frame 3.4", blob(9, varint(2, 10) + varint(1, 3)), payload=bytes(8), tensor_shape=[2, 1])
-ok("shape_as_fixed32_is_unknown", "frame 3.9, frame 3.4", fixed32(9) + fixed64(9) + group(9) + num(9, 2), payload=bytes(8), tensor_shape=[2])
+ok(
+    "shape_as_fixed32_is_unknown",
+    "frame 3.9, frame 3.4",
+    fixed32(9) + fixed64(9) + group(9) + num(9, 2),
+    payload=bytes(8),
+    tensor_shape=[2],
+)
 bad("shape_packed_cut", "frame 3.11, frame 3.4", blob(9, b"\1\x80"))
 bad("shape_packed_varint_of_11", "frame 3.3, frame 3.4", blob(9, b"\x80" * 10 + b"\0"))
 bad("shape_packed_beyond_metadata", "frame 3.11, frame 3.4", key(9, 2) + b"\3\1\1", payload=b"\1" * 8)
@@ -78,7 +121,9 @@ ok("rank_8", "limits 4.1, frame 3.18", shape(*[1] * 8), payload=bytes(4), tensor
 ok("rank_8_unpacked", "limits 4.1, frame 3.18", num(9, 1) * 8, payload=bytes(4), tensor_shape=[1] * 8)
 limited("rank_9", "limits 4.1, frame 3.18", shape(*[1] * 9), "metadata.rank_too_high", bytes(4), tensor_shape=[1] * 9)
 limited("rank_9_unpacked", "limits 4.1, frame 3.18", num(9, 1) * 9, "metadata.rank_too_high", bytes(4), tensor_shape=[1] * 9)
-limited("rank_9_in_two_fields", "limits 4.1, frame 3.18", shape(*[1] * 8) + num(9, 1), "metadata.rank_too_high", bytes(4), tensor_shape=[1] * 9)
+limited(
+    "rank_9_in_two_fields", "limits 4.1, frame 3.18", shape(*[1] * 8) + num(9, 1), "metadata.rank_too_high", bytes(4), tensor_shape=[1] * 9
+)
 limited("rank_9_of_zeros", "limits 4.1, frame 3.18", blob(9, bytes(9)), "metadata.rank_too_high", tensor_shape=[0] * 9)
 
 # Unknown fields, and known ones of another wire type.
@@ -97,8 +142,14 @@ for i, right in enumerate(FIELDS):
     if field != 9:
         other = [num(field, 1), fixed64(field), blob(field, b"\1"), group(field, num(1, 1)), fixed32(field)]
         wrong = b"".join(part for part in other if part[0] & 7 != right[0] & 7)
-        ok(f"field_{field}_of_other_wire_types", "frame 3.9", b"".join(FIELDS[: i + 1]) + wrong + b"".join(FIELDS[i + 1 :]),
-           HAS_MAP | KV_CACHE, KV, **ALL)
+        ok(
+            f"field_{field}_of_other_wire_types",
+            "frame 3.9",
+            b"".join(FIELDS[: i + 1]) + wrong + b"".join(FIELDS[i + 1 :]),
+            HAS_MAP | KV_CACHE,
+            KV,
+            **ALL,
+        )
 bad("wire_type_6", "frame 3.11", key(5, 6))
 bad("wire_type_7", "frame 3.11", key(5, 7))
 bad("wire_type_6_of_unknown_field", "frame 3.11", key(100, 6) + b"\0")
@@ -169,9 +220,16 @@ for field, name, values in [(7, "payload_type", (2, 3, 0x7FFFFFFF)), (8, "dtype"
 
 # UTF-8.
 NOT_UTF8 = {
-    "stray_continuation": b"a\x80", "stray_lead": b"\xc3(", "cut": b"\xe2\x82", "overlong_of_2": b"\xc0\x80", "overlong_of_3": b"\xe0\x80\xaf",
-    "overlong_of_4": b"\xf0\x80\x80\xaf", "surrogate": b"\xed\xa0\x80", "surrogate_pair": b"\xed\xa0\xbd\xed\xb8\x80",
-    "beyond_10ffff": b"\xf4\x90\x80\x80", "ff": b"\xff",
+    "stray_continuation": b"a\x80",
+    "stray_lead": b"\xc3(",
+    "cut": b"\xe2\x82",
+    "overlong_of_2": b"\xc0\x80",
+    "overlong_of_3": b"\xe0\x80\xaf",
+    "overlong_of_4": b"\xf0\x80\x80\xaf",
+    "surrogate": b"\xed\xa0\x80",
+    "surrogate_pair": b"\xed\xa0\xbd\xed\xb8\x80",
+    "beyond_10ffff": b"\xf4\x90\x80\x80",
+    "ff": b"\xff",
 }
 for name, text in NOT_UTF8.items():
     bad(f"utf8_{name}", "frame 3.6", blob(1, text), UTF8)
@@ -201,7 +259,12 @@ ok("extra_with_unknown_field_first", "frame 3.17", blob(14, blob(3, "x") + blob(
 ok("extra_with_group", "frame 3.17", blob(14, blob(1, "k") + group(1, num(1, 1))))
 ok("extra_with_key_of_another_wire_type", "frame 3.17", blob(14, num(1, 1) + blob(2, "v")))
 ok("extra_with_value_of_another_wire_type", "frame 3.17", blob(14, blob(1, "k") + fixed32(2)))
-ok("extra_unknown_field_does_not_replace", "frame 3.17", extra("k", "v") + blob(14, blob(1, "k") + blob(2, "w") + num(3, 1)), extra={"k": "v"})
+ok(
+    "extra_unknown_field_does_not_replace",
+    "frame 3.17",
+    extra("k", "v") + blob(14, blob(1, "k") + blob(2, "w") + num(3, 1)),
+    extra={"k": "v"},
+)
 bad("extra_entry_malformed", "frame 3.11", blob(14, blob(1, "k") + b"\x12\x09v"))
 bad("extra_entry_with_field_0", "frame 3.11", blob(14, b"\0\0"))
 bad("extra_entry_with_group_not_closed", "frame 3.11", blob(14, key(3, 3)))
@@ -218,7 +281,13 @@ ok("extra_64_and_an_unknown_field", "limits 5.1, frame 3.18", MANY + blob(14, bl
 ok("extra_key_256", "limits 5.2, frame 3.18", extra("k" * 256, ""), extra={"k" * 256: ""})
 limited("extra_key_257", "limits 5.2, frame 3.18", extra("k" * 257, ""), "metadata.extra_key_too_long", extra={"k" * 257: ""})
 ok("extra_key_256_in_128_characters", "limits 5.2, frame 3.18", extra("\u00e9" * 128, ""), extra={"\u00e9" * 128: ""})
-limited("extra_key_258_in_129_characters", "limits 5.2, frame 3.18", extra("\u00e9" * 129, ""), "metadata.extra_key_too_long", extra={"\u00e9" * 129: ""})
+limited(
+    "extra_key_258_in_129_characters",
+    "limits 5.2, frame 3.18",
+    extra("\u00e9" * 129, ""),
+    "metadata.extra_key_too_long",
+    extra={"\u00e9" * 129: ""},
+)
 ok("extra_value_4096", "limits 5.3, frame 3.18", extra("k", "v" * 4096), extra={"k": "v" * 4096})
 limited("extra_value_4097", "limits 5.3, frame 3.18", extra("k", "v" * 4097), "metadata.extra_value_too_long", extra={"k": "v" * 4097})
 ok("extra_value_long_in_an_unknown_field", "limits 5.3, frame 3.18", blob(14, blob(1, "k") + blob(2, "v" * 4097) + num(3, 1)))
@@ -231,9 +300,19 @@ bad("order_enum_utf8", "frame 6.2", num(8, 9) + blob(1, b"\xff"), UTF8)
 bad("order_enums", "frame 6.2", num(10, 9) + num(8, 9) + num(7, 9), "metadata.unknown_payload_type")
 bad("order_dtype_mode", "frame 6.2", num(10, 9) + num(8, 9), "metadata.unknown_dtype")
 suite.frame("order_rank_enum", "frame 6.2", frame(num(8, 9) + shape(*[1] * 9)), "metadata.rank_too_high", lenient="metadata.unknown_dtype")
-suite.frame("order_key_length_value_length", "frame 6.2", frame(extra("k" * 257, "v" * 4097)), "metadata.extra_key_too_long",
-            lenient=Got(extra={"k" * 257: "v" * 4097}))
-suite.frame("order_value_length_count", "frame 6.2", frame(MANY + extra("l", "v" * 4097)), "metadata.extra_value_too_long",
-            lenient=Got(extra=IS_MANY | {"l": "v" * 4097}))
+suite.frame(
+    "order_key_length_value_length",
+    "frame 6.2",
+    frame(extra("k" * 257, "v" * 4097)),
+    "metadata.extra_key_too_long",
+    lenient=Got(extra={"k" * 257: "v" * 4097}),
+)
+suite.frame(
+    "order_value_length_count",
+    "frame 6.2",
+    frame(MANY + extra("l", "v" * 4097)),
+    "metadata.extra_value_too_long",
+    lenient=Got(extra=IS_MANY | {"l": "v" * 4097}),
+)
 bad("order_value_utf8_key_length", "frame 6.2", blob(14, blob(1, "k" * 257) + blob(2, b"\xff")), UTF8)
 bad("order_entry_malformed_key_length", "frame 6.2", blob(14, blob(1, "k" * 257) + b"\x12"))

@@ -57,9 +57,21 @@ def written(name, payload, success=False, message=None, request_id=None, section
 
 written("write_nothing", b"")
 written("write_success", num(1, 1), True)
-written("write_refusal", blob(2, "too late") + entry("avp.code", "handshake.timeout"), False, "too late",
-        section="http 3.2, handshake 4.2", **{"avp.code": "handshake.timeout"})
+written(
+    "write_refusal",
+    blob(2, "too late") + entry("avp.code", "handshake.timeout"),
+    False,
+    "too late",
+    section="http 3.2, handshake 4.2",
+    **{"avp.code": "handshake.timeout"},
+)
 written("write_empty_message", blob(2), message="")
 written("write_empty_request_id", num(1, 1) + blob(3), True, request_id="")
-written("write_everything", num(1, 1) + blob(2, "m") + blob(3, "r") + entry("", "") + entry("a", "1") + entry("b", ""), True, "m", "r",
-        **{"b": "", "a": "1", "": ""})
+written(
+    "write_everything",
+    num(1, 1) + blob(2, "m") + blob(3, "r") + entry("", "") + entry("a", "1") + entry("b", ""),
+    True,
+    "m",
+    "r",
+    **{"b": "", "a": "1", "": ""},
+)

@@ -101,7 +101,6 @@ def news(*indices):
 G = Cache(2, 1, 2, 4, 1, 2)  # two by two slabs
 EDGE = Cache(3, 2, 2, 5, 2, 2)  # two by three, smaller at both edges
 ONE = Cache(1, 1, 2, 1, 1, 1)
-EXAMPLE = "slabs 1.2, slabs 4.2"
 transfer("in_order", "slabs 5.1, slabs 4.2", G, news(0, 1, 2, 3))
 transfer("backwards", "slabs 5.1, slabs 4.2", G, news(3, 2, 1, 0))
 transfer("by_tokens_first", "slabs 5.1", G, news(0, 2, 1, 3))
@@ -114,6 +113,35 @@ transfer("one_token_a_slab", "slabs 1.2", Cache(1, 1, 2, 12, 1, 1), news(*range(
 transfer("one_layer_a_slab", "slabs 1.2", Cache(9, 1, 1, 2, 1, 2), news(*range(9)))
 for dtype in (0, 2):
     transfer(f"dtype_{dtype}", "slabs 3.3", Cache(1, 1, 2, 2, 1, 1, dtype), news(1, 0))
+
+EXAMPLE = "01000000 01000000 02000000 03000000 01 01000000 02000000"
+FIRST = "01000000 01000000 02000000 02000000 01 003c00c000380000 003c003c003c003c"
+SECOND = "01000000 01000000 02000000 01000000 01 0040003c 003c003c"
+SAID = (
+    "9fed905618c3cf0e88a1729e2da107c516db932e41bfaa1a2c88b1a6fe4c380c",
+    "e94d905903aba38b3d75f5b1ea15ebe505ca7854625b4b4eb656d006d99a1ead",
+)
+suite.case(
+    "example_of_the_specification",
+    "slabs 4.2",
+    "reassemble",
+    {
+        "manifest": b(manifest(bytes.fromhex(EXAMPLE))),
+        "slabs": [
+            b(slab((0, 1, 2, 1), bytes.fromhex(SECOND), digest=SAID[1])),
+            b(slab((0, 1, 0, 2), bytes.fromhex(FIRST), digest=SAID[0])),
+        ],
+    },
+    {
+        "ok": {
+            "slabs": ["new", "new"],
+            "gaps": [],
+            "resume": 2,
+            "layers": [True],
+            "end": "e1824a0ea657b53e6220a1adb30e415528266309712c83fe88b3fd58fc270d74",
+        }
+    },
+)
 
 # Twice, missing, and what is known meanwhile.
 transfer("nothing_came", "slabs 5.4, slabs 6.1", G, [])
@@ -132,10 +160,16 @@ transfer("twice_with_other_bytes", "slabs 5.3", G, [(0, "new"), (slab(G.cells[0]
 transfer("twice_with_other_bytes_after_the_end", "slabs 5.3", G, [*news(0, 1, 2, 3), (slab(G.cells[0], OTHER), MISMATCH)])
 transfer("twice_without_digest", "slabs 5.2, slabs 4.2", G, [(0, "new"), (G.slab(0, digest=""), "duplicate"), *news(1, 2, 3)])
 transfer("twice_other_bytes_without_digest", "slabs 5.3", G, [(0, "new"), (slab(G.cells[0], OTHER, digest=""), MISMATCH), *news(1, 2, 3)])
-transfer("other_bytes_first_decide", "slabs 5.3", G, [(slab(G.cells[0], OTHER), "new"), (0, MISMATCH), (slab(G.cells[0], OTHER), "duplicate")], whole=0)
+transfer(
+    "other_bytes_first_decide",
+    "slabs 5.3",
+    G,
+    [(slab(G.cells[0], OTHER), "new"), (0, MISMATCH), (slab(G.cells[0], OTHER), "duplicate")],
+    whole=0,
+)
 
 
-def refused(name, section, cache, index, bad, code, also=None):
+def refused(name, section, cache, index, bad, code):
     """A wrong slab is refused and leaves the transfer as it was: the right one still comes as new."""
     others = [at for at in range(len(cache.cells)) if at != index]
     transfer(name, f"{section}, slabs 4.4", cache, [*news(*others[:1]), (bad, code), (index, "new"), *news(*others[1:])])
@@ -156,8 +190,14 @@ refused("codec_named", "slabs 3.6", G, 0, G.slab(0, codec="q8"), "transfer.unkno
 
 # Off the grid.
 for name, cell in [
-    ("shifted_by_a_token", (0, 1, 1, 2)), ("one_token_more", (0, 1, 0, 3)), ("one_token_less", (0, 1, 0, 1)), ("two_layers", (0, 2, 0, 2)),
-    ("all_tokens", (0, 1, 0, 4)), ("beyond_the_last_layer", (2, 1, 0, 2)), ("beyond_the_last_token", (0, 1, 4, 2)), ("over_the_last_token", (0, 1, 3, 2)),
+    ("shifted_by_a_token", (0, 1, 1, 2)),
+    ("one_token_more", (0, 1, 0, 3)),
+    ("one_token_less", (0, 1, 0, 1)),
+    ("two_layers", (0, 2, 0, 2)),
+    ("all_tokens", (0, 1, 0, 4)),
+    ("beyond_the_last_layer", (2, 1, 0, 2)),
+    ("beyond_the_last_token", (0, 1, 4, 2)),
+    ("over_the_last_token", (0, 1, 3, 2)),
     ("far_out", (4294967294, 1, 4294967293, 2)),
 ]:
     payload = kv_header(cell[1], 1, 2, cell[3], 1) + bytes(2 * cell[1] * cell[3] * 4)
@@ -167,8 +207,14 @@ refused("edge_too_small", "slabs 3.2, slabs 1.3", EDGE, 5, slab((2, 1, 4, 0 + 1)
 
 # Header against manifest.
 for name, header in [
-    ("layers", (2, 1, 2, 2, 1)), ("heads", (1, 2, 2, 2, 1)), ("head_dim", (1, 1, 3, 2, 1)), ("tokens", (1, 1, 2, 3, 1)), ("dtype", (1, 1, 2, 2, 2)),
-    ("dtype_and_length", (1, 1, 2, 2, 0)), ("whole_cache", (2, 1, 2, 4, 1)), ("heads_for_tokens", (1, 2, 2, 1, 1)),
+    ("layers", (2, 1, 2, 2, 1)),
+    ("heads", (1, 2, 2, 2, 1)),
+    ("head_dim", (1, 1, 3, 2, 1)),
+    ("tokens", (1, 1, 2, 3, 1)),
+    ("dtype", (1, 1, 2, 2, 2)),
+    ("dtype_and_length", (1, 1, 2, 2, 0)),
+    ("whole_cache", (2, 1, 2, 4, 1)),
+    ("heads_for_tokens", (1, 2, 2, 1, 1)),
 ]:
     layers, heads, dim, tokens, dtype = header
     payload = kv_header(*header) + bytes(2 * layers * heads * dim * tokens * SIZES[dtype])
@@ -200,20 +246,41 @@ refused("checksum_wrong", "slabs 3.4, frame 3.7", G, 0, G.slab(0, metadata=num(1
 # Digests.
 refused("digest_of_other_bytes", "slabs 4.1", G, 0, G.slab(0, digest=blake3(OTHER).hex()), DIGEST)
 refused("digest_of_the_planes_alone", "slabs 4.1", G, 0, G.slab(0, digest=blake3(GOOD[17:]).hex()), DIGEST)
-refused("digest_with_a_bit_flipped_in_the_payload", "slabs 4.1", G, 0, slab(G.cells[0], GOOD[:-1] + bytes([GOOD[-1] ^ 1]), digest=blake3(GOOD).hex()), DIGEST)
+refused(
+    "digest_with_a_bit_flipped_in_the_payload",
+    "slabs 4.1",
+    G,
+    0,
+    slab(G.cells[0], GOOD[:-1] + bytes([GOOD[-1] ^ 1]), digest=blake3(GOOD).hex()),
+    DIGEST,
+)
 refused("digest_of_zeros", "slabs 4.1", G, 0, G.slab(0, digest="0" * 64), DIGEST)
 refused("digest_in_capitals", "slabs 5.7", G, 0, G.slab(0, digest=blake3(GOOD).hex().upper()), "metadata.invalid_extension")
 refused("digest_cut", "slabs 5.7", G, 0, G.slab(0, digest=blake3(GOOD).hex()[:-1]), "metadata.invalid_extension")
 transfer("digests_left_out", "slabs 4.2", G, [(G.slab(0, digest=""), "new"), *news(1, 2, 3)], whole=0)
-PACKED = frame(num(7, 1) + blob(11, "zstd") + b"".join(extra(*entry) for entry in [
-    ("avp.blake3", blake3(GOOD).hex()), ("avp.kind", "slab"), ("avp.slab", "L0+1,T0+2"), ("avp.transfer", "t")]),
-    zstd([raw(GOOD)], len(GOOD)), KV_CACHE | COMPRESSED)
+PACKED = frame(
+    num(7, 1)
+    + blob(11, "zstd")
+    + b"".join(
+        extra(*entry)
+        for entry in [("avp.blake3", blake3(GOOD).hex()), ("avp.kind", "slab"), ("avp.slab", "L0+1,T0+2"), ("avp.transfer", "t")]
+    ),
+    zstd([raw(GOOD)], len(GOOD)),
+    KV_CACHE | COMPRESSED,
+)
 transfer("compressed", "slabs 4.1, frame 5.3", G, [(PACKED, "new"), *news(1, 2, 3)], whole=0)
 transfer("digest_stated", "slabs 4.3", G, news(3, 1, 0, 2), G.digest)
 transfer("digest_stated_and_edges", "slabs 4.3", EDGE, news(3, 1, 0, 2, 5, 4), EDGE.digest)
 transfer("digest_stated_wrong", "slabs 4.3", G, news(0, 1, 2, 3), bytes(32), end=DIGEST)
 transfer("digest_stated_of_the_cache_in_one", "slabs 4.3", G, news(0, 1, 2, 3), blake3(G.payload(0, 2, 0, 4)), end=DIGEST)
-transfer("digest_stated_of_digests_in_hex", "slabs 4.3", G, news(0, 1, 2, 3), blake3("".join(blake3(p).hex() for p in G.payloads).encode()), end=DIGEST)
+transfer(
+    "digest_stated_of_digests_in_hex",
+    "slabs 4.3",
+    G,
+    news(0, 1, 2, 3),
+    blake3("".join(blake3(p).hex() for p in G.payloads).encode()),
+    end=DIGEST,
+)
 transfer("digest_stated_in_order_of_arrival", "slabs 4.3", G, news(3, 2, 1, 0), blake3(b"".join(map(blake3, G.payloads[::-1]))), end=DIGEST)
 transfer("digest_stated_wrong_and_missing", "slabs 5.4, slabs 4.3", G, news(0, 1, 2), bytes(32), end=MISSING)
 transfer("digest_stated_and_other_bytes", "slabs 4.3", G, [(slab(G.cells[0], OTHER), "new"), *news(1, 2, 3)], G.digest, end=DIGEST, whole=0)
@@ -246,12 +313,29 @@ for i, field in enumerate(("layers", "heads", "head_dim", "tokens")):
 for dtype in (3, 255):
     wrong(f"of_dtype_{dtype}", "slabs 2.4", manifest(kv_header(2, 1, 2, 4, dtype) + SIZE), "kv.unknown_dtype")
 wrong("beyond_64_bits", "slabs 2.8", manifest(kv_header(MAX, MAX, MAX, MAX, 1) + struct.pack("<II", MAX, MAX)), "kv.overflow")
-wrong("of_65537_slabs", "slabs 2.5, limits 11.1", manifest(kv_header(65537, 1, 1, 1, 1) + struct.pack("<II", 1, 1)), "transfer.too_many_slabs")
-wrong("of_more_slabs_than_32_bits", "slabs 2.5, limits 11.1", manifest(kv_header(65536, 1, 1, 65537, 1) + struct.pack("<II", 1, 1)), "transfer.too_many_slabs")
-wrong("of_as_many_slabs_as_64_bits_hold", "slabs 2.5, limits 11.1", manifest(kv_header(MAX, 1, 1, 1 << 29, 1) + struct.pack("<II", 1, 1)), "transfer.too_many_slabs")
+wrong(
+    "of_65537_slabs", "slabs 2.5, limits 11.1", manifest(kv_header(65537, 1, 1, 1, 1) + struct.pack("<II", 1, 1)), "transfer.too_many_slabs"
+)
+wrong(
+    "of_more_slabs_than_32_bits",
+    "slabs 2.5, limits 11.1",
+    manifest(kv_header(65536, 1, 1, 65537, 1) + struct.pack("<II", 1, 1)),
+    "transfer.too_many_slabs",
+)
+wrong(
+    "of_as_many_slabs_as_64_bits_hold",
+    "slabs 2.5, limits 11.1",
+    manifest(kv_header(MAX, 1, 1, 1 << 29, 1) + struct.pack("<II", 1, 1)),
+    "transfer.too_many_slabs",
+)
 MANY = {"slabs": [], "gaps": [[0, 65536]], "resume": 0, "end": MISSING}
-suite.case("manifest_of_65536_slabs", "limits 11.1, slabs 2.5", "reassemble",
-           {"manifest": b(manifest(kv_header(256, 1, 1, 256, 1) + struct.pack("<II", 1, 1))), "slabs": []}, {"ok": MANY})
+suite.case(
+    "manifest_of_65536_slabs",
+    "limits 11.1, slabs 2.5",
+    "reassemble",
+    {"manifest": b(manifest(kv_header(256, 1, 1, 256, 1) + struct.pack("<II", 1, 1))), "slabs": []},
+    {"ok": MANY},
+)
 PAYLOAD = G.header() + SIZE
 wrong("without_kind", "slabs 2.1", manifest(PAYLOAD, kind=None), INVALID)
 wrong("of_another_kind", "slabs 2.1", manifest(PAYLOAD, kind="slab"), INVALID)
@@ -265,11 +349,26 @@ wrong("as_kv_cache", "slabs 2.1", manifest(G.header() + bytes(2 * 2 * 1 * 2 * 4 
 wrong("truncated", "slabs 2.1, frame 2.4", manifest(PAYLOAD)[:-1], "frame.truncated")
 wrong("checksum_wrong", "slabs 2.1, frame 3.7", manifest(PAYLOAD, metadata=num(15, 1)), "frame.checksum_mismatch")
 LONG = "".join(map(chr, range(0x21, 0x61)))
-full = frame(blob(4, "org/model") + num(5, 64) + num(6, 2) + num(8, 1) + extra("avp.kind", "manifest") + extra("avp.transfer", LONG) + extra("avp.weights", "a" * 64)
-             + extra("model_family", "qwen2") + extra("model_hash", "b" * 64) + extra("num_steps", "4"), PAYLOAD)
-suite.case("manifest_with_all_of_a_context", "slabs 2.7, slabs 1.4", "reassemble",
-           {"manifest": b(full), "slabs": [b(G.slab(at, transfer=LONG)) for at in (2, 0, 3, 1)]},
-           {"ok": {"slabs": ["new"] * 4, "gaps": [], "resume": 4, "end": G.digest.hex(), "layers": [True, True]}})
+full = frame(
+    blob(4, "org/model")
+    + num(5, 64)
+    + num(6, 2)
+    + num(8, 1)
+    + extra("avp.kind", "manifest")
+    + extra("avp.transfer", LONG)
+    + extra("avp.weights", "a" * 64)
+    + extra("model_family", "qwen2")
+    + extra("model_hash", "b" * 64)
+    + extra("num_steps", "4"),
+    PAYLOAD,
+)
+suite.case(
+    "manifest_with_all_of_a_context",
+    "slabs 2.7, slabs 1.4",
+    "reassemble",
+    {"manifest": b(full), "slabs": [b(G.slab(at, transfer=LONG)) for at in (2, 0, 3, 1)]},
+    {"ok": {"slabs": ["new"] * 4, "gaps": [], "resume": 4, "end": G.digest.hex(), "layers": [True, True]}},
+)
 
 
 # Writing a manifest.
@@ -277,8 +376,13 @@ def written(name, section, cache, digest=b""):
     kv = {"num_layers": cache.layers, "num_kv_heads": cache.heads, "head_dim": cache.dim, "seq_len": cache.tokens, "dtype": cache.dtype}
     stated = {"kv": kv, "slab_layers": cache.slab_layers, "slab_tokens": cache.slab_tokens, "digest": digest.hex() or None}
     payload = cache.header() + struct.pack("<II", cache.slab_layers, cache.slab_tokens) + digest
-    suite.case(f"write_{name}", section, "encode_manifest", stated,
-               {"ok": {"payload": payload.hex(), "slab_count": len(cache.cells), "slabs": [name_of(*cell) for cell in cache.cells]}})
+    suite.case(
+        f"write_{name}",
+        section,
+        "encode_manifest",
+        stated,
+        {"ok": {"payload": payload.hex(), "slab_count": len(cache.cells), "slabs": [name_of(*cell) for cell in cache.cells]}},
+    )
 
 
 written("two_by_two", "slabs 1.1, slabs 2.2", G)

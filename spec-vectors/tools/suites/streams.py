@@ -16,6 +16,7 @@ IS_ZSTD = Got(b"hi", compression="zstd")
 
 def case(name, section, pieces, frames, end="ok", lenient=None, strict=None):
     """The frames that come and how the stream ends; `lenient` and `strict` give both where that profile answers otherwise."""
+
     def expect(frames, end):
         return {"ok": {"frames": [frame.in_stream() for frame in frames], "end": end}}
 
@@ -56,6 +57,7 @@ case("end_in_header_of_second", "frame 8.4", [ONE, TWO[:11]], [IS_ONE], "frame.t
 case("end_after_one_byte_too_many", "frame 8.4", [ONE + b"A"], [IS_ONE], "frame.truncated")
 case("end_before_payload", "frame 8.4", [frame(num(5, 2), b"abcd")[:14]], [], "frame.truncated")
 
+
 # Errors end the stream: nothing after them counts.
 def broken(name, section, message, code, lenient=None):
     case(f"{name}_first", section, [message, ONE], [], code, lenient and ([lenient, IS_ONE], "ok"))
@@ -74,8 +76,18 @@ broken("metadata_beyond_payload_with_payload", "frame 8.2", frame(num(5, 2), b"a
 case("garbage_after_a_frame", "frame 8.1, frame 2.1", [ONE + b"not a frame!"], [IS_ONE], "frame.bad_magic")
 case("bad_magic_byte_by_byte", "frame 2.1", bytewise(frame(magic=b"XX")), [], "frame.bad_magic")
 case("header_alone_over_budget", "frame 2.7, limits 2.2", [frame(payload_length=0xFFFFFFFF)], [], "frame.memory_budget")
-case("header_alone_of_long_metadata", "frame 2.7, limits 1.1", [frame(metadata_length=(16 << 20) + 1, payload_length=(16 << 20) + 1)], [],
-     "metadata.too_large")
+case(
+    "header_alone_of_long_metadata",
+    "frame 2.7, limits 1.1",
+    [frame(metadata_length=(16 << 20) + 1, payload_length=(16 << 20) + 1)],
+    [],
+    "metadata.too_large",
+)
 case("metadata_judged_before_payload", "frame 8.5", [frame(b"\x28", b"abcd")[:13]], [], "metadata.malformed")
-case("shape_mismatch", "frame 5.2", [frame(shape(2), b"abcd"), ONE], [Got(b"abcd", tensor_shape=[2]), IS_ONE],
-     strict=([], "frame.payload_size_mismatch"))
+case(
+    "shape_mismatch",
+    "frame 5.2",
+    [frame(shape(2), b"abcd"), ONE],
+    [Got(b"abcd", tensor_shape=[2]), IS_ONE],
+    strict=([], "frame.payload_size_mismatch"),
+)
