@@ -47,8 +47,10 @@ fn the_index_names_every_file_once() {
         suites().iter().map(|suite| suite["file"].as_str().unwrap().to_owned()).collect();
     assert_eq!(listed.len(), suites().len());
     let entries = fs::read_dir(workspace("spec-vectors")).unwrap().map(|entry| entry.unwrap().file_name());
-    let files = entries.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".json"));
-    let files: BTreeSet<String> = files.filter(|name| name != "index.json" && name != "schema.json").collect();
+    let files =
+        entries.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".json"));
+    let files: BTreeSet<String> =
+        files.filter(|name| name != "index.json" && name != "schema.json").collect();
     assert_eq!(files, listed);
 }
 
@@ -62,7 +64,11 @@ fn counts_and_hashes_of_the_index_are_those_of_the_files() {
         // Files that were made with the SDK may be replaced by others of their kind.
         if listed.iter().any(|case| case.get("op").is_some()) {
             let bytes = fs::read(workspace("spec-vectors").join(file)).unwrap();
-            assert_eq!(suite["sha256"], hex::encode(Sha256::digest(bytes)), "{file}: run cargo xtask vectors");
+            assert_eq!(
+                suite["sha256"],
+                hex::encode(Sha256::digest(bytes)),
+                "{file}: run cargo xtask vectors"
+            );
             assert_eq!(suite["count"], listed.len(), "{file}");
             assert_eq!(suite["about"], document["about"], "{file}");
             cases += listed.len();
