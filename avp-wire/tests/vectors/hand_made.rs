@@ -2,7 +2,8 @@
 
 mod form;
 
-use avp_wire::slab::{Manifest, Reassembly, Received, SlabError};
+use avp_wire::ext::{self, ExtError, FrameKind, SlabId};
+use avp_wire::slab::{Manifest, Reassembly, Received, SlabError, TransferId};
 use avp_wire::{
     Compression, EncodeOptions, ErrorCode, Fault, Frame, FrameDecoder, FrameHead, KvPayload, Limits,
     TransmitResponse,
@@ -32,6 +33,11 @@ fn kv_payloads_are_read_and_written_as_the_specification_says() {
     check("decode_kv", 60, answer);
     check("encode_kv", 10, answer);
     check("read_context", 15, answer);
+}
+
+#[test]
+fn extensions_are_read_by_their_syntax() {
+    check("extension", 80, answer);
 }
 
 #[test]
@@ -71,6 +77,7 @@ fn answer(op: &str, input: &Value, profile: &str) -> Answer {
         "encode_response" => Ok(encode_response(input)),
         "reassemble" => reassemble(input, &limits),
         "encode_manifest" => Ok(encode_manifest(input)),
+        "extension" => extension(text(&input["key"]), text(&input["value"])),
         "error_code" => error_code(input),
         other => panic!("no operation {other}"),
     };
@@ -183,6 +190,23 @@ fn encode_manifest(input: &Value) -> Value {
     let manifest = Manifest { kv: kv_header(&input["kv"]), slab_layers, slab_tokens, digest };
     let slabs: Vec<_> = manifest.slabs().map(|slab| slab.to_string()).collect();
     json!({"payload": hex::encode(manifest.encode()), "slab_count": manifest.slab_count(), "slabs": slabs})
+}
+
+fn extension(key: &str, value: &str) -> Result<Value, ErrorCode> {
+    let read = match key {
+        ext::KIND => value.parse::<FrameKind>().map(drop),
+        ext::SLAB => value.parse::<SlabId>().map(drop),
+        ext::TRANSFER => value.parse::<TransferId>().map(drop),
+        ext::BLAKE3 => ext::parse_hash(ext::BLAKE3, value).map(drop),
+        ext::WEIGHTS => ext::parse_hash(ext::WEIGHTS, value).map(drop),
+        // Nothing in this crate reads these two.
+        ext::PAD if value.len() >= 64 || value.trim_matches(' ') != "" => Err(ExtError { key: ext::PAD }),
+        ext::TEXT if !value.is_ascii() || serde_json::from_str::<String>(value).is_err() => {
+            Err(ExtError { key: ext::TEXT })
+        }
+        _ => Ok(()),
+    };
+    read.map(|()| json!({})).map_err(|error| error.code())
 }
 
 fn error_code(input: &Value) -> Result<Value, ErrorCode> {
