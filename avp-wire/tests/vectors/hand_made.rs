@@ -200,7 +200,9 @@ fn extension(key: &str, value: &str) -> Result<Value, ErrorCode> {
         ext::BLAKE3 => ext::parse_hash(ext::BLAKE3, value).map(drop),
         ext::WEIGHTS => ext::parse_hash(ext::WEIGHTS, value).map(drop),
         // Nothing in this crate reads these two.
-        ext::PAD if value.len() >= 64 || value.trim_matches(' ') != "" => Err(ExtError { key: ext::PAD }),
+        ext::PAD if value.len() >= 64 || !value.trim_matches(' ').is_empty() => {
+            Err(ExtError { key: ext::PAD })
+        }
         ext::TEXT if !value.is_ascii() || serde_json::from_str::<String>(value).is_err() => {
             Err(ExtError { key: ext::TEXT })
         }
