@@ -23,9 +23,11 @@ fn every_code_is_in_the_table_with_its_number_and_fault() {
 
 #[test]
 fn every_code_that_a_page_names_exists() {
-    let prefixes = ["frame.", "metadata.", "compression.", "kv.", "handshake.", "transport.", "transfer.", "caller."];
+    let prefixes =
+        ["frame.", "metadata.", "compression.", "kv.", "handshake.", "transport.", "transfer.", "caller."];
     let mut named = 0;
-    for name in ["frame.md", "kv.md", "slabs.md", "handshake.md", "http.md", "extensions.md", "exchange.md", "limits.md"] {
+    for name in ["frame", "kv", "slabs", "handshake", "http", "extensions", "exchange", "limits"] {
+        let name = &format!("{name}.md");
         for word in page(name).split('`').skip(1).step_by(2) {
             if prefixes.iter().any(|prefix| word.starts_with(prefix)) && !word.ends_with(".md") {
                 assert!(ErrorCode::from_name(word).is_some(), "{name} names {word}");
