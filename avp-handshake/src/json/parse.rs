@@ -153,7 +153,8 @@ impl<'a> Parser<'a> {
         }
         let text = self.text.get(start..self.at).unwrap_or_default();
         if self.at == whole_end {
-            if text.len() > self.limits.integer_digits.saturating_add(1) {
+            let sign = usize::from(text.starts_with('-'));
+            if text.len() - sign > self.limits.integer_digits {
                 return Err(JsonError::IntegerTooLong { at: start, limit: self.limits.integer_digits });
             }
             return Integer::parse(text).map(Json::Int).ok_or_else(|| self.expected("an integer"));
@@ -345,7 +346,12 @@ mod tests {
         let limits = ParseLimits { values: 3, ..ParseLimits::default() };
         assert!(Json::parse_with(b"[1,2]", limits).is_ok());
         assert_eq!(Json::parse_with(b"[1,2,3]", limits), Err(JsonError::TooManyValues { limit: 3 }));
-        assert!(matches!(Json::parse("9".repeat(5000).as_bytes()), Err(JsonError::IntegerTooLong { .. })));
+        for sign in ["", "-"] {
+            let digits = |n: usize| format!("{sign}{}", "9".repeat(n));
+            assert!(Json::parse(digits(4300).as_bytes()).is_ok());
+            let error = Json::parse(digits(4301).as_bytes());
+            assert!(matches!(error, Err(JsonError::IntegerTooLong { .. })));
+        }
     }
 
     fn documents() -> impl Strategy<Value = Json> {
