@@ -6,7 +6,7 @@ use crate::error::DecodeError;
 /// Keys and lengths are 32-bit varints.
 const MAX_KEY_LEN: usize = 5;
 const MAX_VARINT_LEN: usize = 10;
-/// Groups within groups that are skipped before a message counts as malformed.
+/// Groups within groups that are skipped before a message counts as malformed. A map entry counts as one.
 const MAX_DEPTH: usize = 100;
 
 /// One field: its number and what it holds.
@@ -29,17 +29,18 @@ pub(crate) enum Value<'a> {
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     end: usize,
+    depth: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, end: bytes.len() }
+        Self { rest: bytes, end: bytes.len(), depth: 0 }
     }
 
     /// A reader of a nested message or of packed numbers that was read last, whose errors give offsets in the
     /// outer one.
     pub(crate) fn nested(&self, bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, end: self.offset() }
+        Self { rest: bytes, end: self.offset(), depth: self.depth.saturating_add(1) }
     }
 
     /// The next field, or `None` at the end.
@@ -48,7 +49,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let malformed = DecodeError::MalformedMetadata { offset: self.offset() };
-        let field = self.field(0).filter(|field| field.number != 0);
+        let field = self.field(self.depth).filter(|field| field.number != 0);
         field.map(Some).ok_or(malformed)
     }
 
