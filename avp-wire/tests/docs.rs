@@ -1,8 +1,9 @@
-//! The pages of `docs/spec/` and the code say the same about error codes.
+//! The pages of `docs/spec/` and the code say the same about error codes and examples.
 
 use std::path::PathBuf;
 
-use avp_wire::ErrorCode;
+use avp_wire::{DType, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, KvPayload, Limits, Metadata};
+use half::f16;
 
 fn page(name: &str) -> String {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "docs", "spec", name].iter().collect();
@@ -36,4 +37,37 @@ fn every_code_that_a_page_names_exists() {
         }
     }
     assert!(named > 40, "{named}");
+}
+
+/// The hexadecimal bytes in the first column of a page's example.
+fn example(name: &str) -> Vec<u8> {
+    let page = page(name);
+    let (_, example) = page.split_once("Example\n").expect("a section with an example");
+    let cells = example.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    cells.flat_map(|(bytes, _)| hex::decode(bytes.replace(' ', "")).unwrap()).collect()
+}
+
+#[test]
+fn the_example_of_a_frame_is_what_is_written_here() {
+    let metadata = Metadata {
+        model_id: "m".into(),
+        hidden_dim: 2,
+        dtype: DType::Float16,
+        tensor_shape: vec![1, 2],
+        extra: [("k".to_owned(), "v".to_owned())].into(),
+        ..Metadata::default()
+    };
+    let frame = Frame::new(metadata, [f16::ONE, f16::from_f32(-2.0)].map(f16::to_le_bytes).concat());
+    assert_eq!(frame.encode(&EncodeOptions::default()).unwrap().to_vec(), example("frame.md"));
+    assert!(Frame::decode(example("frame.md").into(), &Limits::strict()).is_ok());
+}
+
+#[test]
+fn the_example_of_a_kv_cache_holds_what_the_page_says() {
+    let kv = KvPayload::parse(example("kv.md").into()).unwrap();
+    let KvHeader { num_layers, num_kv_heads, head_dim, seq_len, dtype } = *kv.header();
+    assert_eq!((num_layers, num_kv_heads, head_dim, seq_len, dtype), (1, 1, 2, 1, KvDtype::F16));
+    let plane = |numbers: [f32; 2]| numbers.map(|x| f16::from_f32(x).to_le_bytes()).concat();
+    assert_eq!(kv.k(0), Some(&plane([1.0, -2.0])[..]));
+    assert_eq!(kv.v(0), Some(&plane([0.5, 0.0])[..]));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use avp_wire::{
     Compression, DecodeError, EncodeError, EncodeOptions, ErrorCode, Fault, Frame, FrameDecoder, FrameHead,
-    Header, Limits, Metadata, Profile,
+    Header, KvDtype, KvHeader, Limits, Metadata, PayloadType, Profile,
 };
 use bytes::Bytes;
 
@@ -181,4 +181,25 @@ fn a_payload_of_another_length_than_announced_is_refused() {
     assert_eq!(give(9).unwrap_err().code(), ErrorCode::Truncated);
     assert_eq!(give(11).unwrap_err(), DecodeError::TrailingBytes(1));
     assert!(give(10).is_ok());
+}
+
+// spec: limits 3.5
+#[test]
+fn kv_counts_are_held_against_the_bytes_under_every_profile() {
+    let header = KvHeader { num_layers: 1, num_kv_heads: 1, head_dim: 2, seq_len: 1, dtype: KvDtype::F16 };
+    let lies = KvHeader { num_layers: 150_000, ..header };
+    for limits in [Limits::strict(), Limits::default(), Limits::lenient(), Limits::trusted()] {
+        let read = |header: KvHeader| {
+            let metadata = Metadata { payload_type: PayloadType::KvCache, ..Metadata::default() };
+            let bytes = wire(metadata, &[&header.encode()[..], &[0; 8]].concat());
+            Frame::decode(bytes, &limits)?.kv().map_err(DecodeError::from)
+        };
+        assert!(read(header).is_ok());
+        let code = read(lies).unwrap_err().code();
+        let expected = match limits.profile {
+            Profile::Strict => ErrorCode::PayloadSizeMismatch,
+            _ => ErrorCode::KvSizeMismatch,
+        };
+        assert_eq!(code, expected);
+    }
 }
