@@ -128,6 +128,7 @@ fn a_nan_ends_the_thinking_and_names_the_step() {
     assert!(error.to_string().contains("latent step 1"));
 }
 
+// spec: kv 3.3, kv 3.4
 #[test]
 fn a_context_of_another_model_is_a_typed_error() {
     let backend = model(256);
@@ -145,6 +146,7 @@ fn a_context_of_another_model_is_a_typed_error() {
     assert!(matches!(error, Err(GenerateError::Context(ContextError::OtherWeights { .. }))));
 }
 
+// spec: kv 3.5
 #[test]
 fn a_context_without_a_fingerprint_is_unverified_or_refused() {
     let backend = model(256);
@@ -158,6 +160,7 @@ fn a_context_without_a_fingerprint_is_unverified_or_refused() {
     assert!(matches!(refused, Err(ContextError::Unverified { missing: "the context" })));
 }
 
+// spec: kv 2.4, kv 3.7, kv 3.8, kv 3.9
 #[test]
 fn frames_that_contradict_themselves_or_do_not_fit_are_refused() {
     let backend = model(256);
@@ -181,6 +184,7 @@ fn frames_that_contradict_themselves_or_do_not_fit_are_refused() {
     assert!(matches!(error, ContextError::ContextWindow { tokens: 6, window: 5 }), "{error}");
 }
 
+// spec: kv 3.1, kv 3.2, kv 3.6, extensions 2.2
 #[test]
 fn stamps_reach_the_frame_and_extensions_only_where_announced() {
     let backend = model(256);
@@ -194,7 +198,10 @@ fn stamps_reach_the_frame_and_extensions_only_where_announced() {
     let metadata = context.to_frame(&stamp, &BufferPool::new(0)).unwrap().metadata;
     assert_eq!(metadata.session_id, "s");
     assert_eq!(metadata.extra["model_hash"], "theirs");
+    assert_eq!(metadata.extra["model_family"], context.identity().model_family);
     assert_eq!(metadata.extra["num_steps"], "4");
+    assert_eq!((metadata.num_layers, metadata.hidden_dim), (1, DIM as u32));
+    assert_eq!((metadata.dtype, metadata.tensor_shape.len()), (avp_wire::DType::Float32, 0));
     assert!(!metadata.extra.keys().any(|key| key.starts_with("avp.")));
     assert_eq!(context.sequence().kv_dtype(), KvDtype::F32);
 }

@@ -132,6 +132,7 @@ mod tests {
         assert_eq!(Capabilities::from_hello(&read), Ok(Some(capabilities)));
     }
 
+    // spec: extensions 2.4
     #[test]
     fn a_peer_without_the_extension_or_with_a_later_one_has_none() {
         assert_eq!(Capabilities::from_hello(&Hello::default()), Ok(None));
@@ -139,6 +140,18 @@ mod tests {
         assert_eq!(Capabilities::from_hello(&hello(json!({}))), Ok(None));
     }
 
+    // spec: extensions 2.5
+    #[test]
+    fn what_is_missing_null_or_empty_is_not_known() {
+        let nothing = Ok(Some(Capabilities::default()));
+        for entry in
+            [json!({"v": 1}), json!({"v": 1, "weights": null, "keys": []}), json!({"v": 1, "weights": ""})]
+        {
+            assert_eq!(Capabilities::from_hello(&hello(entry.clone())), nothing, "{entry}");
+        }
+    }
+
+    // spec: extensions 2.5, extensions 2.6
     #[test]
     fn wrong_types_and_long_lists_are_errors() {
         let many: Vec<String> = (0..65).map(|i| i.to_string()).collect();

@@ -121,6 +121,7 @@ mod tests {
         ModelIdentity::from_config_json(text.as_bytes()).unwrap()
     }
 
+    // spec: handshake 8.2, handshake 8.3
     #[test]
     fn gpt2_names_stand_in_for_missing_ones() {
         let id =
@@ -128,6 +129,7 @@ mod tests {
         assert_eq!((id.hidden_dim, id.num_layers, id.num_kv_heads, id.head_dim), (768, 12, 12, 64));
     }
 
+    // spec: handshake 8.4
     #[test]
     fn a_stated_head_dim_wins_over_the_quotient() {
         let text = r#"{"hidden_size":1024,"num_attention_heads":16,"num_key_value_heads":8,"head_dim":128}"#;
@@ -136,6 +138,7 @@ mod tests {
         assert_eq!(identity(null).head_dim, 64);
     }
 
+    // spec: handshake 8.5
     #[test]
     fn multimodal_configs_give_the_dimensions_of_their_text_model() {
         let text = r#"{"model_type":"gemma3","text_config":{"model_type":"gemma3_text","hidden_size":2560,
@@ -145,6 +148,7 @@ mod tests {
         assert_eq!((id.hidden_dim, id.num_layers, id.num_kv_heads, id.head_dim), (2560, 34, 4, 256));
     }
 
+    // spec: handshake 8.6
     #[test]
     fn impossible_dimensions_are_named() {
         let error = |text: &str| ModelIdentity::from_config_json(text.as_bytes()).unwrap_err().to_string();

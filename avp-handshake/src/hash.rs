@@ -63,6 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        // spec: handshake 2.2
         #[test]
         fn the_order_of_the_vocabulary_does_not_matter(
             vocab in prop::collection::btree_map("[\u{0}a\u{e9}\u{ffee}\u{1f600}]{0,12}", any::<i64>(), 0..50)

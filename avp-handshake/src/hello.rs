@@ -142,12 +142,14 @@ mod tests {
         Hello::from_json(text.as_bytes()).unwrap_err()
     }
 
+    // spec: handshake 1.6, handshake 1.7
     #[test]
     fn unknown_keys_are_ignored_and_missing_ones_take_defaults() {
         let hello = Hello::from_json(br#"{"new": [1, {"x": null}], "identity": {"more": 1}}"#).unwrap();
         assert_eq!(hello, Hello { identity: Some(ModelIdentity::default()), ..Hello::default() });
     }
 
+    // spec: handshake 1.8
     #[test]
     fn nulls_of_the_sdk_count_as_missing() {
         let text = br#"{"identity": {"model_family": null, "num_kv_heads": null, "hidden_dim": 64}}"#;
@@ -155,6 +157,7 @@ mod tests {
         assert_eq!((identity.hidden_dim, identity.num_kv_heads), (64, 0));
     }
 
+    // spec: handshake 1.3, handshake 1.9
     #[test]
     fn type_confusion_names_the_field() {
         let cases = [
@@ -181,6 +184,7 @@ mod tests {
         }
     }
 
+    // spec: limits 7.1
     #[test]
     fn more_than_64_kib_is_not_read() {
         let padded = |n: usize| format!("{{}}{}", " ".repeat(n - 2));

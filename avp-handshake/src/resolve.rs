@@ -247,6 +247,7 @@ mod tests {
         Some(Fingerprint::from_bytes([byte; 32]))
     }
 
+    // spec: handshake 5.3
     #[test]
     fn differing_weights_turn_the_same_model_rules_off() {
         let (a, b) = (model("h", "qwen2", "t"), model("h", "qwen2", "t"));
@@ -261,6 +262,7 @@ mod tests {
         assert_eq!((resolution.path, resolution.verification), (HashMatch, Verification::Verified));
     }
 
+    // spec: handshake 5.4, handshake 5.5
     #[test]
     fn unknown_weights_are_marked_and_the_policy_decides() {
         let (a, b) = (model("h", "qwen2", "t"), model("i", "qwen2", "t"));
@@ -277,6 +279,7 @@ mod tests {
         }
     }
 
+    // spec: handshake 3.2
     #[test]
     fn a_map_is_looked_up_by_full_hashes_and_only_when_both_are_known() {
         let known = |s: &str, t: &str| s == "1".repeat(64) && t == "2".repeat(64);
@@ -291,6 +294,7 @@ mod tests {
         assert_eq!(resolve(&a, &model("", "b", ""), &options).path, JsonFallback);
     }
 
+    // spec: handshake 3.4
     #[test]
     fn rule_5_counts_distinct_raw_strings() {
         assert_eq!(count_shared_tokens(["a", "b", "\u{120}c"], ["b", "b", "\u{2581}c"]), 1);

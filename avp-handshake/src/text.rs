@@ -78,6 +78,7 @@ impl TextMessage {
 mod tests {
     use super::*;
 
+    // spec: http 2.3
     #[test]
     fn extra_goes_out_only_when_there_is_some() {
         let mut message = TextMessage { content: "héllo\n".into(), ..Default::default() };
@@ -87,9 +88,33 @@ mod tests {
         assert_eq!(TextMessage::from_json(message.to_json().as_bytes()), Ok(message));
     }
 
+    // spec: http 2.4
     #[test]
-    fn a_content_that_is_no_string_is_named() {
+    fn missing_keys_take_defaults_and_other_types_are_named() {
+        assert_eq!(TextMessage::from_json(br#"{"new": [1]}"#), Ok(TextMessage::default()));
         let error = TextMessage::from_json(br#"{"content": ["a"]}"#).unwrap_err();
         assert_eq!(error.to_string(), "field content is a list, it should be a string");
+        for bad in [r#"{"content": null}"#, r#"{"extra": []}"#, r#"{"session_id": 1}"#, "[]", "\"x\""] {
+            assert!(TextMessage::from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    // spec: http 2.4
+    #[test]
+    fn more_than_16_mib_is_not_read() {
+        let padded = |n: usize| format!("{{}}{}", " ".repeat(n - 2));
+        assert!(TextMessage::from_json(padded(MAX_TEXT_BYTES).as_bytes()).is_ok());
+        let error = TextMessage::from_json(padded(MAX_TEXT_BYTES + 1).as_bytes()).unwrap_err();
+        assert!(matches!(error, MessageError::TooLarge { .. }), "{error}");
+    }
+
+    // spec: handshake 6.9
+    #[test]
+    fn a_message_holds_at_most_65_536_values() {
+        // The message, `extra`, the list, and what is in it.
+        let message = |n: usize| format!(r#"{{"extra": {{"k": [{}1]}}}}"#, "1,".repeat(n - 4));
+        assert!(TextMessage::from_json(message(65_536).as_bytes()).is_ok());
+        let error = TextMessage::from_json(message(65_537).as_bytes()).unwrap_err();
+        assert_eq!(error, MessageError::Json(crate::json::JsonError::TooManyValues { limit: 65_536 }));
     }
 }

@@ -52,6 +52,7 @@ fn defined(tensors: &[Tensor<'_>]) -> String {
     blake3::hash(&all).to_hex().to_string()
 }
 
+// spec: handshake 5.1
 #[test]
 fn the_fingerprint_is_the_documented_hash_however_the_tensors_are_laid_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -84,6 +85,7 @@ fn one_bit_a_name_a_dtype_or_a_shape_makes_another_fingerprint() {
     }
 }
 
+// spec: handshake 5.6
 #[test]
 fn a_tensor_in_two_shards_is_an_error_that_names_both() {
     let dir = tempfile::tempdir().unwrap();

@@ -147,6 +147,7 @@ mod tests {
 
     use super::*;
 
+    // spec: limits 2.5
     #[tokio::test(start_paused = true)]
     async fn memory_comes_back_when_the_last_view_of_a_payload_is_dropped() {
         let budget = MemoryBudget::new(64 << 10);
@@ -171,6 +172,7 @@ mod tests {
         waiter.await.unwrap().unwrap();
     }
 
+    // spec: limits 12.1
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_tiny_frames_is_refused_and_a_steady_stream_is_not() {
         let budgets = Budgets::default();
@@ -186,6 +188,7 @@ mod tests {
         }
     }
 
+    // spec: limits 12.2
     #[tokio::test]
     async fn rejects_are_counted_up_to_their_limit() {
         let mut conduct = Conduct::new(&Budgets::default());

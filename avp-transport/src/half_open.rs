@@ -109,6 +109,7 @@ mod tests {
         PeerKey::from(address.parse::<IpAddr>().unwrap())
     }
 
+    // spec: limits 8.1
     #[tokio::test(start_paused = true)]
     async fn one_connection_too_many_drops_the_oldest_of_that_peer_only() {
         let gate = HalfOpenGate::new(64);

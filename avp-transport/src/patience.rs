@@ -86,6 +86,7 @@ mod tests {
         Patience::new(&Limits::default())
     }
 
+    // spec: limits 10.1
     #[tokio::test(start_paused = true)]
     async fn a_silent_peer_is_given_up_after_the_frame_deadline() {
         let start = Instant::now();
@@ -93,6 +94,7 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 30);
     }
 
+    // spec: limits 10.1
     #[tokio::test(start_paused = true)]
     async fn a_trickle_below_the_minimum_rate_ends_and_one_above_goes_on() {
         for (bytes, survives) in [(1, false), (128 << 10, true)] {
@@ -106,6 +108,7 @@ mod tests {
         }
     }
 
+    // spec: limits 10.1
     #[tokio::test(start_paused = true)]
     async fn time_between_waits_is_the_callers_and_does_not_count() {
         let mut patience = patience();

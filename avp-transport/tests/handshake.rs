@@ -53,6 +53,7 @@ async fn connections_without_authentication_are_parties_of_their_own() {
     assert_eq!(proven(), proven());
 }
 
+// spec: limits 7.2
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_given_up_at_the_handshake_deadline() {
     for trickle in [false, true] {
@@ -81,6 +82,7 @@ async fn a_silent_peer_is_given_up_at_the_handshake_deadline() {
     }
 }
 
+// spec: limits 7.1
 #[tokio::test(start_paused = true)]
 async fn more_than_64_kib_before_the_handshake_is_done_are_refused_by_the_head() {
     let (mut server, mut attacker) = pipe();
@@ -94,6 +96,7 @@ async fn more_than_64_kib_before_the_handshake_is_done_are_refused_by_the_head()
     assert!(got > 65_536);
 }
 
+// spec: limits 7.1
 #[tokio::test]
 async fn a_hello_that_unpacks_to_more_than_64_kib_is_refused_before_it_is_unpacked() {
     let (mut server, mut attacker) = pipe();
@@ -108,6 +111,7 @@ async fn a_hello_that_unpacks_to_more_than_64_kib_is_refused_before_it_is_unpack
     };
 }
 
+// spec: handshake 4.2, handshake 4.3
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_is_no_hello_is_refused_with_its_code() {
     let (mut server, mut attacker) = pipe();
@@ -123,6 +127,7 @@ async fn a_frame_that_is_no_hello_is_refused_with_its_code() {
     assert_eq!(avp_handshake::Reject::from_frame(&answer).unwrap().code, Some(ErrorCode::UnexpectedFrame));
 }
 
+// spec: handshake 1.10, handshake 4.8
 #[tokio::test(start_paused = true)]
 async fn a_refused_client_learns_why() {
     let (mut client, mut server) = memory_pair("refused", &Options::default());
@@ -148,6 +153,7 @@ async fn a_peer_that_leaves_or_speaks_something_else_is_told_apart() {
     assert!(matches!(error, TransportError::Peer(PeerFault::NotAvp { .. })), "{error}");
 }
 
+// spec: limits 8.1
 #[tokio::test]
 async fn half_open_connections_of_one_peer_are_bounded_and_an_honest_client_still_gets_through() {
     let listener = listen(&"avp+tcp://127.0.0.1:0".parse().unwrap(), &Options::default()).await.unwrap();

@@ -21,6 +21,7 @@ fn wire(payload: usize) -> Vec<u8> {
     Frame::new(metadata, vec![5; payload]).encode(&EncodeOptions::default()).unwrap().to_vec()
 }
 
+// spec: frame 2.1
 #[tokio::test(start_paused = true)]
 async fn another_protocol_is_found_out_by_its_first_byte() {
     for first in [&b"G"[..], b"GET / HTTP/1.1\r\n", b"AX", b"\x16\x03\x01\x02\x00\x01"] {
@@ -35,6 +36,7 @@ async fn another_protocol_is_found_out_by_its_first_byte() {
     }
 }
 
+// spec: frame 8.4
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_closes_within_a_frame_is_told_from_one_that_finished() {
     let frame = wire(5000);
@@ -54,6 +56,7 @@ async fn a_peer_that_closes_within_a_frame_is_told_from_one_that_finished() {
     assert!(victim.recv().await.unwrap().is_none());
 }
 
+// spec: limits 10.1
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_stalls_within_a_frame_is_given_up_at_the_frame_deadline() {
     let frame = wire(50_000);
@@ -69,6 +72,7 @@ async fn a_peer_that_stalls_within_a_frame_is_given_up_at_the_frame_deadline() {
     }
 }
 
+// spec: limits 10.1
 #[tokio::test(start_paused = true)]
 async fn a_trickle_is_given_up_and_a_slow_honest_peer_is_not() {
     for (step, survives) in [(1, false), (1000, false), (90_000, true)] {
@@ -97,6 +101,7 @@ async fn a_trickle_is_given_up_and_a_slow_honest_peer_is_not() {
     }
 }
 
+// spec: frame 2.7, frame 8.2, frame 8.3, limits 1.1, limits 2.2
 #[tokio::test(start_paused = true)]
 async fn what_a_header_claims_is_held_against_the_limits_at_once() {
     let header = |payload: u32, metadata: u32| {

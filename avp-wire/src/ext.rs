@@ -183,6 +183,7 @@ impl ExtError {
 mod tests {
     use super::*;
 
+    // spec: extensions 1.1
     #[test]
     fn kinds_are_read_as_written() {
         for kind in FrameKind::ALL {
@@ -191,6 +192,7 @@ mod tests {
         assert_eq!("Hello".parse::<FrameKind>(), Err(ExtError { key: KIND }));
     }
 
+    // spec: extensions 1.1
     #[test]
     fn slab_ids_have_one_spelling() {
         for good in ["L0+1,T0+1", "L27+1,T4294967294+1"] {
@@ -216,6 +218,7 @@ mod tests {
         }
     }
 
+    // spec: extensions 1.1
     #[test]
     fn hashes_are_64_lowercase_digits() {
         let hash = parse_hash(WEIGHTS, &"0f".repeat(32)).unwrap();

@@ -194,6 +194,7 @@ mod tests {
             super::frame(&data);
         }
 
+        // spec: frame 8.1
         #[test]
         fn any_split(seed in any::<u8>(), frames in vec(nearly_a_frame(), 0..4)) {
             super::splits(&[vec![seed], frames.concat()].concat());
@@ -219,6 +220,7 @@ mod tests {
             super::compression(&data);
         }
 
+        // spec: extensions 4.1
         #[test]
         fn every_frame_survives_and_aligns(metadata in metadata(), payload in vec(any::<u8>(), 0..200)) {
             let frame = Frame::new(metadata, payload);

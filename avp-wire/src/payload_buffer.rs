@@ -219,6 +219,7 @@ mod tests {
         head(PayloadType::HiddenState, len)
     }
 
+    // spec: limits 2.4
     #[test]
     fn memory_follows_the_bytes_that_arrived_not_the_length_announced() {
         let source: Vec<u8> = (0..20 << 20).map(|i: u32| (i % 251) as u8).collect();

@@ -80,6 +80,7 @@ impl TransmitResponse {
 mod tests {
     use super::*;
 
+    // spec: http 3.2
     #[test]
     fn a_response_survives_the_wire() {
         let response = TransmitResponse {

@@ -70,6 +70,7 @@ fn a_head_can_be_judged_before_the_payload_is_there() {
     assert_eq!(decoder.decode(&mut payload).unwrap().unwrap().payload.len(), 1000);
 }
 
+// spec: frame 8.1
 #[test]
 fn a_discarded_payload_passes_by_wherever_the_frame_is_split() {
     let mut unwanted = encode(&kv_frame(50), None);
@@ -106,6 +107,7 @@ fn a_discarded_payload_passes_by_wherever_the_frame_is_split() {
     assert_eq!(decoder.finish(), Err(DecodeError::Truncated { needed: len, got: len - 1 }));
 }
 
+// spec: frame 3.7
 #[test]
 fn checksums_are_verified_however_bytes_arrive_unless_deferred() {
     for compression in [None, Some(Compression::Fast)] {
@@ -134,6 +136,7 @@ fn checksums_are_verified_however_bytes_arrive_unless_deferred() {
     }
 }
 
+// spec: frame 8.4
 #[test]
 fn the_end_of_a_stream_inside_a_frame_says_what_is_missing() {
     let wire = encode(&kv_frame(30), None);

@@ -39,6 +39,7 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(limits.profile, Profile::Standard);
 }
 
+// spec: limits 1.1, frame 2.7
 #[test]
 fn metadata_is_capped_before_it_is_decoded() {
     let bytes = wire(Metadata { model_id: "m".repeat(100), ..Metadata::default() }, b"");
@@ -52,6 +53,7 @@ fn metadata_is_capped_before_it_is_decoded() {
     assert_eq!(decode(&garbled.into(), over), Err(ErrorCode::MetadataTooLarge));
 }
 
+// spec: limits 2.1, frame 2.7
 #[test]
 fn frames_are_capped_by_length() {
     let bytes = wire(Metadata::default(), &[0; 100]);
@@ -60,6 +62,7 @@ fn frames_are_capped_by_length() {
     assert_eq!(decode(&bytes, |limits| limits.max_frame_len = len - 1), Err(ErrorCode::FrameTooLarge));
 }
 
+// spec: limits 2.2, limits 2.3, frame 5.11
 #[test]
 fn payloads_are_capped_by_the_memory_budget_before_and_after_decompression() {
     let bytes = wire(Metadata::default(), &[0; 100]);
@@ -72,6 +75,7 @@ fn payloads_are_capped_by_the_memory_budget_before_and_after_decompression() {
     assert_eq!(decode(&bytes, |limits| limits.memory_budget = 99), Err(ErrorCode::MemoryBudget));
 }
 
+// spec: limits 4.1, frame 3.18
 #[test]
 fn rank_is_capped() {
     let bytes = wire(Metadata { tensor_shape: vec![1; 4], ..Metadata::default() }, &[0; 4]);
@@ -79,6 +83,7 @@ fn rank_is_capped() {
     assert_eq!(decode(&bytes, |limits| limits.max_rank = 3), Err(ErrorCode::RankTooHigh));
 }
 
+// spec: limits 5.1, limits 5.2, limits 5.3, frame 3.18
 #[test]
 fn extra_is_capped_by_entries_keys_and_values() {
     let bytes = wire(with_extra((0..5).map(|n| (n.to_string(), String::new()))), b"");
@@ -90,6 +95,7 @@ fn extra_is_capped_by_entries_keys_and_values() {
     assert_eq!(decode(&bytes, |limits| limits.max_extra_value_len = 4), Err(ErrorCode::ExtraValueTooLong));
 }
 
+// spec: limits 6.1
 #[test]
 fn the_zstd_window_is_capped() {
     let options = EncodeOptions { compression: Some(Compression::Balanced), ..EncodeOptions::default() };
@@ -110,6 +116,7 @@ fn every_level_stays_within_the_default_window() {
     }
 }
 
+// spec: frame 3.7
 #[test]
 fn checksums_are_verified_unless_trusted() {
     let mut bytes = wire(Metadata::default(), b"payload").to_vec();
@@ -133,6 +140,7 @@ fn deadlines_grow_with_the_frame_at_the_minimum_rate() {
     assert_eq!(limits.frame_deadline(u64::MAX), Duration::from_secs(30));
 }
 
+// spec: frame 7.8
 #[test]
 fn a_frame_beyond_32_bits_is_refused_by_the_encoder() {
     // Zeroed memory that nothing touches takes no room.
@@ -142,6 +150,7 @@ fn a_frame_beyond_32_bits_is_refused_by_the_encoder() {
     assert_eq!(error.fault(), Fault::Caller);
 }
 
+// spec: frame 8.2, frame 8.3
 #[test]
 fn in_a_stream_metadata_beyond_the_payload_is_an_error_under_every_profile() {
     let header = Header { payload_length: 2, metadata_length: 10, ..Header::default() }.encode();

@@ -95,6 +95,7 @@ async fn silent_connections_do_not_keep_an_honest_peer_waiting() {
     assert!(connect(&url).await.ask(&question()).await.is_ok());
 }
 
+// spec: exchange 1.3
 #[tokio::test]
 async fn a_peer_without_a_place_is_told_so_and_the_next_one_gets_the_place_that_comes_free() {
     let mut options = ServeOptions::default();
@@ -110,6 +111,7 @@ async fn a_peer_without_a_place_is_told_so_and_the_next_one_gets_the_place_that_
     }
 }
 
+// spec: exchange 2.2
 #[tokio::test]
 async fn a_generate_object_of_another_type_is_refused() {
     let (url, _stop) = start("avp+mem:types", ServeOptions::default()).await;
@@ -121,6 +123,7 @@ async fn a_generate_object_of_another_type_is_refused() {
     assert_eq!(raw.ask(None, json!({ "max_tokens": 1 })).await, None);
 }
 
+// spec: exchange 1.5, limits 2.3
 #[tokio::test]
 async fn a_small_frame_that_unpacks_to_more_than_any_context_is_refused_before_it_is_unpacked() {
     let (url, _stop) = start("avp+mem:bomb", ServeOptions::default()).await;

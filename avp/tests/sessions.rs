@@ -82,6 +82,7 @@ async fn a_context_is_continued_by_the_other_agent_as_by_its_maker() {
     peer.close().await.unwrap();
 }
 
+// spec: exchange 4.1
 #[tokio::test]
 async fn another_checkpoint_gets_the_text_and_the_answer_says_why() {
     let other = model().with_weights(Some(&"ab".repeat(32)));
@@ -99,6 +100,7 @@ async fn another_checkpoint_gets_the_text_and_the_answer_says_why() {
     assert!(matches!(nothing, AskError::NothingToHandOver { .. }), "{nothing}");
 }
 
+// spec: exchange 3.2, exchange 3.3, exchange 4.1, exchange 5.2
 #[tokio::test]
 async fn a_context_that_the_peer_refuses_goes_as_text_in_the_same_session() {
     let (url, _stop) = start("refused", model(), ServeOptions::default()).await;
@@ -159,6 +161,7 @@ async fn a_question_that_does_not_fit_is_refused_and_the_session_goes_on() {
     assert!(peer.ask(&ask(None, None)).await.is_ok());
 }
 
+// spec: exchange 1.5, exchange 3.3
 #[tokio::test]
 async fn a_damaged_frame_costs_one_question_its_answer() {
     let (url, _stop) = start("damaged", model(), ServeOptions::default()).await;

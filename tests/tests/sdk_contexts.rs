@@ -107,6 +107,7 @@ fn a_context_of_the_sdk_continues_with_the_tokens_of_the_sdk() {
     }
 }
 
+// spec: kv 1.4
 #[test]
 fn thinking_here_computes_the_cache_that_the_sdk_computed() {
     for case in cases() {

@@ -275,6 +275,7 @@ mod tests {
         Json::parse(text.as_bytes()).unwrap().to_canonical()
     }
 
+    // spec: handshake 6.2, handshake 6.3
     #[test]
     fn numbers_keep_their_kind() {
         assert_eq!(
@@ -286,11 +287,13 @@ mod tests {
         assert_eq!(canonical(big), big);
     }
 
+    // spec: handshake 6.4
     #[test]
     fn the_last_of_equal_keys_wins_in_the_place_of_the_first() {
         assert_eq!(Json::parse(br#"{"a":1,"b":2,"a":3}"#).unwrap().to_text(), r#"{"a": 3, "b": 2}"#);
     }
 
+    // spec: handshake 6.1, handshake 6.6
     #[test]
     fn what_python_refuses_is_refused() {
         let bad = [
@@ -326,6 +329,7 @@ mod tests {
         assert!(matches!(Json::parse(b"\"\xff\""), Err(JsonError::Utf8 { at: 1 })));
     }
 
+    // spec: handshake 6.5
     #[test]
     fn half_a_surrogate_pair_is_named() {
         for text in [r#""\ud83d""#, r#""\ude00""#, r#""\ud83dx""#, r#""\ud83d\u0041""#] {
@@ -337,6 +341,7 @@ mod tests {
         assert_eq!(Json::parse(br#""\ud83d\ude00""#).unwrap(), Json::String("😀".into()));
     }
 
+    // spec: handshake 6.7, handshake 6.8
     #[test]
     fn depth_values_and_digits_are_bounded() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));

@@ -182,6 +182,7 @@ fn shortest(value: f64) -> String {
 mod tests {
     use super::*;
 
+    // spec: handshake 2.1
     /// Values and what Python 3 prints for them.
     #[test]
     fn floats_print_as_python_repr() {
@@ -218,6 +219,7 @@ mod tests {
         }
     }
 
+    // spec: handshake 2.1
     #[test]
     fn strings_are_ascii_with_surrogate_pairs() {
         let mut out = String::new();

@@ -62,6 +62,7 @@ impl Reject {
 mod tests {
     use super::*;
 
+    // spec: handshake 4.2
     #[test]
     fn a_refusal_reads_back_from_its_frame() {
         let reject = Reject::new(ErrorCode::HandshakeTimeout, "too late");
@@ -78,6 +79,7 @@ mod tests {
         assert_eq!(Reject::from_frame(&ack), None);
     }
 
+    // spec: handshake 4.10
     #[test]
     fn a_code_from_the_future_and_a_long_text_do_no_harm() {
         let mut frame = Reject::new(ErrorCode::Busy, "").to_frame();

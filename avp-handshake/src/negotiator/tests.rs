@@ -81,6 +81,7 @@ fn hello_frame(payload: impl Into<Vec<u8>>) -> Frame {
     Frame::new(metadata, payload.into())
 }
 
+// spec: handshake 4.5
 #[test]
 fn both_sides_agree_on_session_and_resolution() {
     let now = Instant::now();
@@ -94,6 +95,7 @@ fn both_sides_agree_on_session_and_resolution() {
     assert_eq!(b.session.expires_at, now + Duration::from_secs(3600));
 }
 
+// spec: handshake 1.5
 #[test]
 fn the_server_answers_with_its_own_identity() {
     let now = Instant::now();
@@ -104,6 +106,7 @@ fn the_server_answers_with_its_own_identity() {
     assert_eq!(a.resolution().path, ResolutionPath::StructuralMatch);
 }
 
+// spec: handshake 1.5
 #[test]
 fn a_server_without_an_identity_is_not_built() {
     for identity in [None, Some(ModelIdentity::default())] {
@@ -115,6 +118,7 @@ fn a_server_without_an_identity_is_not_built() {
     }
 }
 
+// spec: handshake 5.3, handshake 5.5
 #[test]
 fn fingerprints_decide_on_both_sides() {
     let now = Instant::now();
@@ -158,6 +162,7 @@ fn a_config_that_no_peer_would_take_is_refused_at_once() {
     assert!(matches!(error, ConfigureError::Capabilities(_)));
 }
 
+// spec: handshake 1.3, handshake 1.10, handshake 4.1, handshake 4.3, handshake 4.8
 #[test]
 fn what_is_wrong_with_a_hello_has_its_code_and_is_told() {
     let now = Instant::now();
@@ -183,6 +188,7 @@ fn what_is_wrong_with_a_hello_has_its_code_and_is_told() {
     }
 }
 
+// spec: handshake 4.7
 #[test]
 fn an_answer_that_names_no_session_is_malformed() {
     let now = Instant::now();
@@ -195,6 +201,7 @@ fn an_answer_that_names_no_session_is_malformed() {
     }
 }
 
+// spec: handshake 4.11, limits 7.2
 #[test]
 fn silence_ends_with_the_deadline_and_is_told() {
     let now = Instant::now();
@@ -210,6 +217,7 @@ fn silence_ends_with_the_deadline_and_is_told() {
     }
 }
 
+// spec: handshake 4.11
 #[test]
 fn a_hello_after_the_deadline_is_too_late() {
     let now = Instant::now();
@@ -218,6 +226,7 @@ fn a_hello_after_the_deadline_is_too_late() {
     assert_eq!(failure(&mut server).code(), ErrorCode::HandshakeTimeout);
 }
 
+// spec: handshake 4.9
 #[test]
 fn a_refusal_is_heard_and_not_answered() {
     let now = Instant::now();
@@ -231,6 +240,7 @@ fn a_refusal_is_heard_and_not_answered() {
     assert_eq!(client.poll_transmit(), None);
 }
 
+// spec: handshake 4.8
 #[test]
 fn a_connection_that_ends_is_not_written_to() {
     let now = Instant::now();
@@ -240,6 +250,7 @@ fn a_connection_that_ends_is_not_written_to() {
     assert_eq!(server.poll_transmit(), None);
 }
 
+// spec: handshake 3.2
 #[test]
 fn a_map_is_asked_for_with_the_full_hashes() {
     let now = Instant::now();

@@ -129,6 +129,7 @@ pub(super) fn later(at: Instant, wait: Duration) -> Instant {
 mod tests {
     use super::*;
 
+    // spec: handshake 1.10
     #[test]
     fn versions_of_one_major_number_understand_each_other() {
         for good in ["0.6.2", "0.4", "0", "0.7.0-rc1"] {

@@ -195,6 +195,7 @@ mod tests {
         }
     }
 
+    // spec: handshake 4.5, handshake 4.6
     #[test]
     fn ids_are_32_lowercase_hexadecimal_digits() {
         assert_eq!(SessionId::from_random([0xAB; 16]).as_str(), "ab".repeat(16));
@@ -204,6 +205,7 @@ mod tests {
         }
     }
 
+    // spec: handshake 4.4
     #[test]
     fn a_session_is_worth_nothing_to_another_peer() {
         let now = Instant::now();
@@ -218,6 +220,7 @@ mod tests {
         assert_eq!(store.get(&mine.id, &mine.peer, now), Ok(&mine));
     }
 
+    // spec: handshake 7.1
     #[test]
     fn a_session_lives_its_hour_and_no_longer() {
         let now = Instant::now();
@@ -232,6 +235,7 @@ mod tests {
         assert!(store.is_empty());
     }
 
+    // spec: handshake 7.2
     #[test]
     fn room_is_bounded_and_expired_sessions_make_some() {
         let now = Instant::now();

@@ -18,6 +18,7 @@ fn every_case_of_hashes_json_is_of_a_kind_that_is_tested_here() {
     }
 }
 
+// spec: handshake 2.1
 #[test]
 fn model_hashes_equal_the_sdks() {
     let mut count = 0;
@@ -44,6 +45,7 @@ fn a_config_read_from_its_canonical_text_hashes_alike() {
     }
 }
 
+// spec: handshake 2.2
 #[test]
 fn tokenizer_hashes_equal_the_sdks() {
     let mut count = 0;
@@ -69,6 +71,7 @@ fn generated_token(i: u32) -> String {
     format!("tok_{i}_{mark}{}", char::from_u32(0x4e00 + i).unwrap())
 }
 
+// spec: handshake 8.1, handshake 8.2
 #[test]
 fn identities_equal_the_sdks() {
     let mut count = 0;

@@ -3,6 +3,7 @@ use avp_handshake::{Hello, TextMessage};
 
 use crate::{cases, text};
 
+// spec: handshake 1.1, http 2.3
 #[test]
 fn hellos_and_text_messages_have_the_sdks_bytes() {
     for case in cases("handshake_json.json") {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{cases, identity, text};
 
+// spec: handshake 3.1
 #[test]
 fn the_six_rules_decide_as_the_sdk_does() {
     // The SDK finds a map by the first 16 digits of both hashes; one such file was there.

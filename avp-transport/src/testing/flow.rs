@@ -169,6 +169,7 @@ pub async fn a_vanished_peer_is_noticed_by_both_halves(harness: &dyn Harness) {
     assert!(matches!(failed.await.unwrap(), TransportError::Io(_)));
 }
 
+// spec: limits 10.2
 /// No frame within the idle deadline is an error that names it, and the connection can still be used.
 pub async fn waiting_for_a_frame_ends_at_the_idle_deadline_and_can_go_on(harness: &dyn Harness) {
     let mut options = Options::default();

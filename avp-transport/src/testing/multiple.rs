@@ -74,6 +74,7 @@ pub async fn a_dropped_transfer_leaves_the_others_as_they_were(harness: &dyn Har
     drop(sending.await);
 }
 
+// spec: limits 9.1
 /// As many transfers as the limit says, not one more, from either side; an ended one makes room.
 pub async fn transfers_beyond_the_limit_are_refused(harness: &dyn Harness) {
     let (client, server) = default_pair(harness).await;

@@ -11,6 +11,7 @@ use crate::options::Options;
 const SIZES: [usize; 12] =
     [0, 1, 63, 64, 1 << 10, 16 << 10, (16 << 10) + 1, 64 << 10, 65_521, 1 << 20, (1 << 20) + 3, 5 << 20];
 
+// spec: frame 8.1
 /// Whatever is sent one way arrives as it was, in its order, while the other way does the same.
 pub async fn frames_arrive_in_order_and_unchanged_both_ways(harness: &dyn Harness) {
     let (client, server) = default_pair(harness).await;

@@ -37,6 +37,7 @@ pub async fn a_damaged_payload_costs_one_frame(harness: &dyn Harness) {
     assert_eq!(seen(&server.recv().await.unwrap().unwrap()), seen(&sample(2, 100)));
 }
 
+// spec: limits 12.2
 /// A peer that keeps sending damaged frames is given up.
 pub async fn damaged_frames_beyond_the_budget_end_the_connection(harness: &dyn Harness) {
     let mut options = Options::default();
@@ -52,6 +53,7 @@ pub async fn damaged_frames_beyond_the_budget_end_the_connection(harness: &dyn H
     assert!(server.recv().await.is_err());
 }
 
+// spec: limits 2.2
 /// A frame that can never fit is refused before its payload is taken.
 pub async fn a_frame_beyond_the_memory_budget_is_refused_by_its_head(harness: &dyn Harness) {
     let mut options = Options::default();
@@ -68,6 +70,7 @@ pub async fn a_frame_beyond_the_memory_budget_is_refused_by_its_head(harness: &d
     drop(sending.await);
 }
 
+// spec: limits 2.3
 /// A compressed payload that unpacks beyond the budget costs one frame, before it is unpacked.
 pub async fn a_payload_that_unpacks_beyond_the_budget_costs_one_frame(harness: &dyn Harness) {
     let mut options = Options::default();
@@ -82,6 +85,7 @@ pub async fn a_payload_that_unpacks_beyond_the_budget_costs_one_frame(harness: &
     assert_eq!(seen(&server.recv().await.unwrap().unwrap()), seen(&sample(2, 100)));
 }
 
+// spec: limits 2.5
 /// Frames count until their payloads are dropped; one that does not fit yet waits, then is an error to recover from.
 pub async fn memory_is_free_again_when_frames_are_dropped(harness: &dyn Harness) {
     let mut options = Options::default();
@@ -98,6 +102,7 @@ pub async fn memory_is_free_again_when_frames_are_dropped(harness: &dyn Harness)
     sending.await.unwrap();
 }
 
+// spec: limits 12.1
 /// Tiny frames beyond the burst are a flood.
 pub async fn a_flood_of_tiny_frames_ends_the_connection(harness: &dyn Harness) {
     let mut options = Options::default();
@@ -122,6 +127,7 @@ pub async fn a_flood_of_tiny_frames_ends_the_connection(harness: &dyn Harness) {
     sending.await.unwrap();
 }
 
+// spec: limits 7.1
 /// Before negotiation is done a peer may send so many bytes and no more; afterwards frames flow again.
 pub async fn a_restricted_receiver_takes_no_more_than_its_bytes(harness: &dyn Harness) {
     let (client, mut server) = super::default_pair(harness).await;

@@ -92,6 +92,7 @@ mod tests {
         KvPayload::parse([&header.encode()[..], &vec![0; planes]].concat().into())
     }
 
+    // spec: kv 1.2
     #[test]
     fn planes_follow_one_another_and_fill_the_payload() {
         let header = header(3, 2, 5, 4);
@@ -106,6 +107,7 @@ mod tests {
         assert_eq!((header.k_range(3), header.v_range(u32::MAX)), (None, None));
     }
 
+    // spec: kv 2.3
     #[test]
     fn counts_that_no_byte_bounds_are_rejected() {
         for (layers, heads, tokens, dim) in
@@ -116,6 +118,7 @@ mod tests {
         }
     }
 
+    // spec: kv 2.1, kv 2.2
     #[test]
     fn counts_beyond_the_bytes_are_rejected_without_overflow() {
         assert_eq!(parse(header(u32::MAX, u32::MAX, u32::MAX, u32::MAX), 8), Err(KvError::Overflow));
@@ -123,6 +126,7 @@ mod tests {
         assert_eq!(parse(header(1, 1, 1, 1), 9), Err(KvError::SizeMismatch { expected: 25, got: 26 }));
     }
 
+    // spec: kv 1.3
     #[test]
     fn unknown_dtypes_are_never_taken_for_another() {
         for byte in 3..=u8::MAX {

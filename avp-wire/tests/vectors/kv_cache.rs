@@ -35,6 +35,7 @@ fn cast(values: &[f32], dtype: KvDtype) -> Vec<u8> {
     }
 }
 
+// spec: kv 1.2
 #[test]
 fn kv_payloads_are_written_and_read_as_by_the_reference_peer() {
     let mut seen = 0;
@@ -66,6 +67,7 @@ fn kv_payloads_are_written_and_read_as_by_the_reference_peer() {
     assert!(seen >= 5);
 }
 
+// spec: kv 1.3, kv 2.2
 #[test]
 fn kv_payloads_that_the_reference_peer_garbles_are_errors() {
     let expected = [

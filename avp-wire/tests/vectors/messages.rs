@@ -46,6 +46,7 @@ impl Case {
     }
 }
 
+// spec: frame 2.8, frame 7.1, frame 7.2, frame 7.3, frame 7.7, frame 7.9
 #[test]
 fn encoding_gives_the_bytes_of_the_reference_peer() {
     let mut exact = 0;
