@@ -1,4 +1,4 @@
-//! Identity of a model from its Hugging Face `config.json`.
+//! Identity of a model from its Hugging Face `config.json` (docs/spec/handshake.md, section 8).
 
 use crate::json::{Json, JsonError};
 use crate::{ModelIdentity, model_hash};

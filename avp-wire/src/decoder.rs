@@ -1,4 +1,4 @@
-//! Frames out of bytes that come in any split.
+//! Frames out of bytes that come in any split (docs/spec/frame.md, section 8).
 
 use alloc::vec::Vec;
 use core::mem;

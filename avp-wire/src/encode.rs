@@ -1,4 +1,4 @@
-//! Writing a frame: a small head, and the payload as it is.
+//! Writing a frame (docs/spec/frame.md, section 7): a small head, and the payload as it is.
 
 use alloc::borrow::{Cow, ToOwned};
 use alloc::string::String;

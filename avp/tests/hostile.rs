@@ -1,43 +1,17 @@
 //! What a hostile peer cannot do to an agent that serves.
 
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
 use avp::{
-    Agent, Ask, AskError, BufferPool, ContextStamp, GenerateOptions, Peer, Prompt, ServeOptions,
-    TransportOptions, serve,
+    Ask, AskError, BufferPool, ContextStamp, GenerateOptions, Peer, Prompt, ServeOptions, TransportOptions,
 };
-use avp_backend::testing::{MatrixBackend, MatrixTables};
-use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
-use avp_transport::{Connection, negotiate_client};
-use avp_wire::{
-    Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, Metadata, Mode, PayloadType, ext,
-};
-use serde_json::{Map, Value, json};
+use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, Metadata, PayloadType, ext};
+use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 
-const DIM: usize = 8;
-
-fn model() -> MatrixBackend {
-    let input = (0..256 * DIM).map(|i| (i % 7) as f32 - 3.0).collect();
-    MatrixBackend::new("model", MatrixTables { hidden_dim: DIM, input, output: None }, 512)
-}
-
-fn agent() -> Agent {
-    Agent::new("agent", Arc::new(model()))
-}
-
-/// Serves until the returned sender is dropped.
-async fn start(url: &str, options: ServeOptions) -> (String, oneshot::Sender<()>) {
-    let server = serve(agent(), url, options, |_| ()).await.unwrap();
-    let url = server.url().to_string();
-    let (stop, stopped) = oneshot::channel();
-    tokio::spawn(server.run(async move {
-        let _ = stopped.await;
-    }));
-    (url, stop)
-}
+use common::{Raw, agent, start};
 
 async fn connect(url: &str) -> Peer {
     Peer::connect(url, agent().hello(), &TransportOptions::default()).await.unwrap()
@@ -46,39 +20,6 @@ async fn connect(url: &str) -> Peer {
 fn question() -> Ask {
     let options = GenerateOptions { max_tokens: 3, ..Default::default() };
     Ask { prompt: "question".into(), options, ..Default::default() }
-}
-
-/// A session in which any frame can be said.
-struct Raw {
-    connection: Connection,
-    session: String,
-}
-
-impl Raw {
-    async fn connect(url: &str) -> Self {
-        let mut connection =
-            avp_transport::connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
-        let config = NegotiatorConfig::new(agent().hello(), connection.peer_id());
-        let session = negotiate_client(&mut connection, config).await.unwrap().session.id.to_string();
-        Self { connection, session }
-    }
-
-    async fn send(&mut self, mut frame: Frame, kind: &str, encoding: &EncodeOptions) {
-        frame.metadata.session_id.clone_from(&self.session);
-        frame.metadata.extra.insert(ext::KIND.into(), kind.into());
-        self.connection.send_frame(&frame, encoding).await.unwrap();
-    }
-
-    /// Asks, with `transfer` and with `generate` as it stands; gives the refusal, if it is one.
-    async fn ask(&mut self, transfer: Option<&str>, generate: Value) -> Option<Reject> {
-        let extra = Map::from_iter([("generate".to_owned(), generate)]);
-        let message = TextMessage { content: "question".into(), extra, ..Default::default() };
-        let mut metadata = Metadata { mode: Mode::Json, ..Default::default() };
-        metadata.extra.extend(transfer.map(|id| (ext::TRANSFER.to_owned(), id.to_owned())));
-        let frame = Frame::new(metadata, message.to_json().into_bytes());
-        self.send(frame, "text", &EncodeOptions::default()).await;
-        Reject::from_frame(&self.connection.recv().await.unwrap().unwrap())
-    }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! JSON as Python's `json` module reads and writes it.
+//! JSON as Python's `json` module reads and writes it (docs/spec/handshake.md, sections 2 and 6).
 //!
 //! Model hashes are taken over the text that `json.dumps` writes, so `1`, `1.0` and `1e5` must stay apart, integers
 //! have any size, and `NaN` and `Infinity` are values. General JSON crates keep none of this.

@@ -1,5 +1,5 @@
-//! Reading metadata as proto3 says: any order, the last scalar wins, unknown fields and known fields of another
-//! wire type are skipped, varints that are too long are cut to 32 bits. Limits hold while reading.
+//! Reading metadata (docs/spec/frame.md, section 3): any order, the last scalar wins, unknown fields and known fields
+//! of another wire type are skipped, varints that are too long are cut to 32 bits. Limits hold while reading.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;

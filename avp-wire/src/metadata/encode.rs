@@ -1,4 +1,4 @@
-//! Writing metadata: fields ascending, proto3 defaults left out, `extra` sorted by key.
+//! Writing metadata (docs/spec/frame.md, section 7): fields ascending, proto3 defaults left out, `extra` sorted by key.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

@@ -1,4 +1,4 @@
-//! The protobuf message `avp.Metadata` (docs/spec/frame.md, section 3).
+//! The protobuf message `avp.Metadata` (docs/spec/frame.md, sections 3 and 7).
 
 mod decode;
 mod encode;

@@ -62,6 +62,7 @@ fn profiles() -> [(&'static str, Limits); 3] {
     [("strict", Limits::strict()), ("default", Limits::default()), ("lenient", Limits::lenient())]
 }
 
+// spec: frame 2.1, frame 2.2, frame 3.5, frame 3.6, frame 3.9
 #[test]
 fn what_the_reference_peer_rejects_is_rejected_by_code() {
     let cases = Case::of("decode/");
@@ -77,6 +78,7 @@ fn what_the_reference_peer_rejects_is_rejected_by_code() {
     }
 }
 
+// spec: kv 1.1, kv 2.2
 #[test]
 fn kv_payloads_that_lie_are_rejected_by_code() {
     for case in Case::of("kv/") {
@@ -84,6 +86,7 @@ fn kv_payloads_that_lie_are_rejected_by_code() {
     }
 }
 
+// spec: kv 2.4
 #[test]
 fn a_hidden_state_is_never_read_as_a_kv_cache() {
     let mut seen = 0;
