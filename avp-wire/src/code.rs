@@ -4,6 +4,7 @@ use core::fmt;
 
 /// Whose fault an error is, which decides what a caller does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Fault {
     /// The peer sent what the protocol forbids. Close the connection.
     Peer,
@@ -185,7 +186,7 @@ codes! {
     UnknownCodec = 704, "transfer.unknown_codec", Incompatible;
     /// A manifest that is not one.
     InvalidManifest = 705, "transfer.invalid_manifest", Peer;
-    /// The manifest announces more slabs than this side takes.
+    /// A transfer has more slabs than this side takes.
     TooManySlabs = 706, "transfer.too_many_slabs", Limit;
 
     /// The arguments given to an encoder cannot be written.
