@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use avp_wire::{DType, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, KvPayload, Limits, Metadata};
+use avp_wire::slab::{Manifest, transfer_digest};
+use avp_wire::{
+    DType, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, KvPayload, Limits, Metadata, Mode,
+    PayloadType, ext,
+};
 use half::f16;
 
 fn page(name: &str) -> String {
@@ -60,6 +64,35 @@ fn the_example_of_a_frame_is_what_is_written_here() {
     let frame = Frame::new(metadata, [f16::ONE, f16::from_f32(-2.0)].map(f16::to_le_bytes).concat());
     assert_eq!(frame.encode(&EncodeOptions::default()).unwrap().to_vec(), example("frame.md"));
     assert!(Frame::decode(example("frame.md").into(), &Limits::strict()).is_ok());
+}
+
+// spec: slabs 3.5, slabs 3.8
+#[test]
+fn the_example_of_slabs_is_what_is_sent_here() {
+    let page = page("slabs.md");
+    let (_, example) = page.split_once("Example\n").expect("a section with an example");
+    // Lines that start with bytes, without the remark after them.
+    let bytes = |text: &str| {
+        let lines = text.lines().map(|line| line.split("   ").next().unwrap().replace(' ', ""));
+        lines.filter_map(|line| hex::decode(line).ok()).flatten().collect::<Vec<u8>>()
+    };
+    let mut blocks = example.split("```");
+    let manifest = Manifest::decode(&bytes(blocks.nth(1).unwrap())).unwrap();
+    let id = "t".parse().unwrap();
+    let mut digests = Vec::new();
+    for (index, part) in blocks.nth(1).unwrap().split("index ").skip(1).enumerate() {
+        let slab = manifest.slab(u32::try_from(index).unwrap()).unwrap();
+        let (payload, stated) = part.split_once("avp.blake3 ").unwrap();
+        let frame = manifest.slab_frame(Metadata::default(), &id, &slab, bytes(payload).into()).unwrap();
+        assert!(part.starts_with(&format!("{index}, avp.slab {slab}\n")), "{part}");
+        assert_eq!(frame.metadata.extra[ext::BLAKE3], stated.trim());
+        assert_eq!(frame.metadata.extra[ext::SLAB], slab.to_string());
+        assert_eq!((frame.metadata.mode, frame.metadata.payload_type), (Mode::Latent, PayloadType::KvCache));
+        digests.push(*blake3::hash(&frame.payload).as_bytes());
+    }
+    assert_eq!(u64::try_from(digests.len()), Ok(manifest.slab_count()));
+    let digest = hex::encode(transfer_digest(&digests));
+    assert!(example.trim_end().ends_with(&format!("`{digest}`.")), "{digest}");
 }
 
 #[test]

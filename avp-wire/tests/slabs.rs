@@ -41,6 +41,7 @@ fn gaps(reassembly: &Reassembly) -> Vec<(u32, u32)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 5 } else { 256 }, ..ProptestConfig::default() })]
 
+    // spec: slabs 5.1
     #[test]
     fn any_grid_in_any_order_gives_the_cache_back(
         counts in [1..5_u32, 1..4, 1..9, 1..4], grid in [1..6_u32, 1..11], dtype in 0..3_u8,
@@ -102,6 +103,7 @@ fn layers_can_be_injected_once_all_their_tokens_are_there() {
     assert_eq!(complete(&reassembly), [true, true, true, false]);
 }
 
+// spec: slabs 5.4, slabs 6.1
 #[test]
 fn gaps_and_the_resume_point_are_known_at_any_time() {
     let (.., frames, mut reassembly) = uneven();
@@ -117,6 +119,7 @@ fn gaps_and_the_resume_point_are_known_at_any_time() {
     assert!(reassembly.is_complete());
 }
 
+// spec: slabs 5.2, slabs 5.3
 #[test]
 fn a_slab_that_comes_twice_changes_nothing() {
     let (cache, manifest, frames, mut reassembly) = uneven();
@@ -131,6 +134,7 @@ fn a_slab_that_comes_twice_changes_nothing() {
     assert_eq!(reassembly.insert(&frames[3]), Ok(Received::Duplicate(id)));
 }
 
+// spec: slabs 3.1, slabs 3.2, slabs 3.3, slabs 3.4, slabs 3.6, slabs 4.1, slabs 4.4, slabs 5.7
 #[test]
 fn slabs_that_do_not_belong_are_refused_and_leave_no_trace() {
     let (cache, manifest, frames, mut reassembly) = uneven();
@@ -193,6 +197,7 @@ fn a_slab_without_a_digest_gets_one_and_trusted_bytes_are_not_hashed() {
     assert_eq!(slab.digest, [0xab; 32]);
 }
 
+// spec: slabs 4.2, slabs 4.3
 #[test]
 fn a_stated_digest_is_held_against_the_slabs() {
     let (.., manifest, frames, _) = uneven();
@@ -229,6 +234,7 @@ fn manifests_survive_the_wire() {
     }
 }
 
+// spec: slabs 2.1, slabs 2.2, slabs 2.3, slabs 2.4
 #[test]
 fn what_is_no_manifest_is_refused_by_code() {
     let (_, manifest, ..) = uneven();
@@ -265,6 +271,7 @@ fn what_is_no_manifest_is_refused_by_code() {
     }
 }
 
+// spec: slabs 2.5, slabs 2.8, limits 11.1
 #[test]
 fn slabs_are_capped_by_number() {
     let kv = KvHeader { num_layers: 256, num_kv_heads: 1, head_dim: 1, seq_len: 256, dtype: KvDtype::F16 };

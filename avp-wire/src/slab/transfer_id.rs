@@ -41,6 +41,7 @@ impl fmt::Display for TransferId {
 mod tests {
     use super::*;
 
+    // spec: extensions 1.1
     #[test]
     fn ids_are_1_to_64_printable_characters() {
         for good in ["t", "00ff-7", &"x".repeat(64)] {
