@@ -1,5 +1,7 @@
 //! `cargo xtask interop`: the live tests against the Python SDK.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::Result;
 
 use crate::sh::{self, cargo, command};
@@ -15,6 +17,19 @@ pub(crate) fn run(torch: bool) -> Result<()> {
     }
     let args = [&["test"], &BUILD[..], &targets, &["--", "--ignored"]].concat();
     sh::run("tests with the Python peer", cargo(&args).env("AVP_PYTHON", python))
+}
+
+/// Mutated frames, read by the Python SDK and here, for some seconds.
+pub(crate) fn differential(seconds: u64, seed: Option<u64>) -> Result<()> {
+    let python = venv::python(false)?;
+    let of_time = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    let seed = seed.unwrap_or_else(of_time);
+    let args = [&["test"], &BUILD[..], &["--test", "python_differential", "--", "--ignored", "--nocapture"]]
+        .concat();
+    let mut command = cargo(&args);
+    command.env("AVP_PYTHON", python).env("AVP_DIFFERENTIAL_SEED", seed.to_string());
+    command.env("AVP_DIFFERENTIAL_SECONDS", seconds.to_string());
+    sh::run(&format!("mutated frames, seed {seed}"), &mut command)
 }
 
 /// Makes the contexts anew that the SDK made for the demo models.

@@ -1,6 +1,7 @@
 //! Repository tasks. `cargo xtask` lists them.
 
 mod bench;
+mod fuzz;
 mod interop;
 mod sh;
 mod test;
@@ -14,6 +15,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask test               everything that CI runs: format, lints, docs, all tests, the Python peer live
 cargo xtask interop [--torch]  the Python peer alone; --torch adds transformers (5.6 GB of packages)
+cargo xtask fuzz [ARGS]        every fuzz target for a minute, or as --help says; needs a C++ compiler
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
@@ -37,6 +39,7 @@ fn run(args: &[String]) -> Result<()> {
         ["interop", "--torch"] => interop::run(true),
         ["fixtures"] => interop::fixtures(),
         ["vectors"] => vectors(),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         _ => bail!("usage:\n{USAGE}"),
     }
