@@ -3,6 +3,7 @@
 mod bench;
 mod fuzz;
 mod interop;
+mod mutants;
 mod sh;
 mod test;
 mod venv;
@@ -15,6 +16,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask test               everything that CI runs: format, lints, docs, all tests, the Python peer live
 cargo xtask interop [--torch]  the Python peer alone; --torch adds transformers (5.6 GB of packages)
+cargo xtask mutants            whether the vectors tell wrong code from right
 cargo xtask fuzz [ARGS]        every fuzz target for a minute, or as --help says; needs a C++ compiler
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
@@ -39,6 +41,7 @@ fn run(args: &[String]) -> Result<()> {
         ["interop", "--torch"] => interop::run(true),
         ["fixtures"] => interop::fixtures(),
         ["vectors"] => vectors(),
+        ["mutants"] => mutants::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         _ => bail!("usage:\n{USAGE}"),

@@ -70,6 +70,10 @@ broken("reserved_flag", "frame 8.3", frame(flags=0x10), "frame.reserved_flags", 
 broken("metadata_malformed", "frame 8.3", frame(b"\x28"), "metadata.malformed")
 broken("flag_mismatch", "frame 8.3", frame(b"", b"ab", 2), "frame.map_flag_mismatch", Got(b"ab"))
 broken("checksum_wrong", "frame 3.7", frame(num(15, 1), b"ab"), "frame.checksum_mismatch")
+WRONG = frame(num(15, 1), b"abcd")
+for at in range(1, 4):
+    case(f"checksum_wrong_split_{at}_before_the_end", "frame 3.7, frame 8.1", [WRONG[:-at], WRONG[-at:]], [], "frame.checksum_mismatch")
+case("checksum_wrong_byte_by_byte", "frame 3.7, frame 8.1", bytewise(ONE + WRONG), [IS_ONE], "frame.checksum_mismatch")
 broken("zstd_corrupt", "frame 5.10", frame(blob(11, "zstd"), zstd([raw(b"hi")], 3), COMPRESSED), "compression.invalid")
 broken("metadata_beyond_payload", "frame 8.2", frame(num(5, 2), payload_length=1), "frame.metadata_beyond_payload")
 broken("metadata_beyond_payload_with_payload", "frame 8.2", frame(num(5, 2), b"ab", metadata_length=5), "frame.metadata_beyond_payload")
