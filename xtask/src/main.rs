@@ -3,7 +3,9 @@
 mod bench;
 mod fuzz;
 mod interop;
+mod miri;
 mod mutants;
+mod portable;
 mod sh;
 mod test;
 mod venv;
@@ -18,6 +20,7 @@ cargo xtask test               everything that CI runs: format, lints, docs, all
 cargo xtask interop [--torch]  the Python peer alone; --torch adds transformers (5.6 GB of packages)
 cargo xtask mutants            whether the vectors tell wrong code from right
 cargo xtask fuzz [ARGS]        every fuzz target for a minute, or as --help says; needs a C++ compiler
+cargo xtask miri               avp-wire under Miri; needs a nightly toolchain
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
@@ -41,6 +44,7 @@ fn run(args: &[String]) -> Result<()> {
         ["interop", "--torch"] => interop::run(true),
         ["fixtures"] => interop::fixtures(),
         ["vectors"] => vectors(),
+        ["miri"] => miri::run(),
         ["mutants"] => mutants::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::interop;
 use crate::sh::{self, cargo, command, say};
+use crate::{interop, mutants, portable};
 
 /// One profile and one selection of packages, so that the engine crates are built once.
 pub(crate) const BUILD: [&str; 4] = ["--release", "--workspace", "--features", "avp-tests/bench"];
@@ -14,6 +14,8 @@ pub(crate) fn run() -> Result<()> {
     // Tests before lints: what they build is what most people look for first.
     sh::run("tests", &mut cargo(&[&["test"], &BUILD[..]].concat()))?;
     interop::run(false)?;
+    mutants::run()?;
+    portable::run()?;
     let lints = [&["clippy"], &BUILD[..], &["--all-targets", "--", "-D", "warnings"]].concat();
     sh::run("lints", &mut cargo(&lints))?;
     let docs = [&["doc"], &BUILD[..], &["--no-deps"]].concat();
