@@ -14,15 +14,14 @@ import warnings
 CACHE = tempfile.TemporaryDirectory(prefix="avp-testee-")
 os.environ["AVP_CACHE_DIR"] = CACHE.name  # where the SDK looks for projection maps; read when it is imported
 
-import numpy as np  # noqa: E402
 import torch_stand_in  # noqa: E402
 
 torch_stand_in.install()
 import avp  # noqa: E402
-from avp import avp_pb2, kv_cache, realign  # noqa: E402
+from avp import avp_pb2, kv_cache  # noqa: E402
 from avp.fallback import JSONMessage  # noqa: E402
 from avp.handshake import CompatibilityResolver, HelloMessage  # noqa: E402
-from avp.rosetta import project, registry  # noqa: E402
+from avp.rosetta import registry  # noqa: E402
 from avp.types import AVPMetadata, CommunicationMode, CompressionLevel, DataType, ModelIdentity, PayloadType  # noqa: E402
 
 TEXTS = ["session_id", "source_agent_id", "target_agent_id", "model_id", "avp_map_id"]
@@ -57,6 +56,8 @@ def decode_frame(message, profile=None):
 def encode_frame(metadata, payload, compression=None, checksum=True, align=False):
     if not checksum or align:
         raise Unsupported("the SDK always writes a checksum and never aligns")
+    if len(metadata.get("extra", {})) > 1:
+        raise Unsupported("the SDK writes several entries of extra in an order that changes")
     fields = metadata | {key: enum(metadata.get(key, 0)) for key, enum in ENUMS.items()}
     fields["tensor_shape"] = tuple(fields.get("tensor_shape", ()))
     level = CompressionLevel[(compression or "none").upper()]
@@ -103,17 +104,6 @@ def text_message(text=None, hex=None):
     return {"text": JSONMessage.from_json(text or bytes.fromhex(hex)).to_json()}
 
 
-def decode_response(payload):
-    found = avp_pb2.TransmitResponse.FromString(bytes.fromhex(payload))
-    texts = {key: getattr(found, key) if found.HasField(key) else None for key in ["message", "request_id"]}
-    return texts | {"success": found.success, "extra": dict(found.extra)}
-
-
-def encode_response(**fields):
-    # The SDK itself writes none; without asking, the order of `extra` would change from run to run.
-    return {"payload": avp_pb2.TransmitResponse(**fields).SerializeToString(deterministic=True).hex()}
-
-
 def resolve(local, remote, maps=(), shared_tokens=None, local_weights=None, remote_weights=None, policy="allow"):
     if local_weights or remote_weights or policy != "allow":
         raise Unsupported("the SDK has no fingerprints of weights")
@@ -132,41 +122,8 @@ def resolve(local, remote, maps=(), shared_tokens=None, local_weights=None, remo
     return {"mode": int(session.mode), "avp_map_id": session.avp_map_id, "resolution_path": session.resolution_path, "verification": "unverified"}
 
 
-def matrix(values, dim):
-    return np.array(values, dtype=np.float32).reshape(-1, dim)
-
-
-def vocabulary_mediated(source, target, hidden, temperature, target_norm=None, metrics=False):
-    tables = [matrix(table["values"], table["dim"]) for table in (source, target)]
-    hidden = matrix(hidden, source["dim"])
-    out = project.vocabulary_mediated_projection(hidden, *tables, target_norm=target_norm, temperature=temperature, return_metrics=metrics)
-    return out if metrics else {"out": np.asarray(out).tolist()}
-
-
-def projection_metrics(**fields):
-    _, metrics = vocabulary_mediated(**fields, metrics=True)
-    return {key: np.asarray(value).tolist() for key, value in metrics.items()}
-
-
-def soft_embedding(table, hidden):
-    out = realign.project_to_embedding_space(matrix(hidden, table["dim"]), matrix(table["values"], table["dim"]), temperature=1.0)
-    return {"out": np.asarray(out).tolist()}
-
-
-def scale_to_norm(dim, hidden, target_norm):
-    return {"out": np.asarray(realign.normalize_to_target(matrix(hidden, dim), target_norm)).tolist()}
-
-
-def linear_map(source_dim, target_dim, hidden, target_norm, bias=None, **fields):
-    hidden, map_ = matrix(hidden, source_dim), matrix(fields["matrix"], target_dim)
-    if bias is None:
-        return {"out": np.asarray(realign.apply_realignment(hidden, map_, target_norm)).tolist()}
-    out = project.apply_cross_model_projection(hidden, map_, target_norm, bias=np.array(bias, dtype=np.float32))
-    return {"out": np.asarray(out).tolist()}
-
-
-OPERATIONS = [describe, decode_frame, encode_frame, decode_kv, read_context, encode_kv, hash_model, hash_tokenizer, identity, hello, text_message,
-              decode_response, encode_response, resolve, vocabulary_mediated, projection_metrics, soft_embedding, scale_to_norm, linear_map]
+OPERATIONS = [describe, decode_frame, encode_frame, decode_kv, read_context, encode_kv]
+OPERATIONS += [hash_model, hash_tokenizer, identity, hello, text_message, resolve]
 OPERATIONS = {operation.__name__: operation for operation in OPERATIONS}
 
 

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
-use crate::sh::{self, cargo, command};
+use crate::sh::{self, cargo, command, target};
 use crate::test::BUILD;
 use crate::venv;
 
@@ -16,7 +16,20 @@ pub(crate) fn run(torch: bool) -> Result<()> {
         targets.extend(["--test", "python_torch"]);
     }
     let args = [&["test"], &BUILD[..], &targets, &["--", "--ignored"]].concat();
-    sh::run("tests with the Python peer", cargo(&args).env("AVP_PYTHON", python))
+    sh::run("tests with the Python peer", cargo(&args).env("AVP_PYTHON", &python))?;
+    conform(&python.display().to_string())
+}
+
+/// The Python SDK against the vectors: it fails what is known, and spec-vectors/README.md says so.
+fn conform(python: &str) -> Result<()> {
+    let build = [&["build"], &BUILD[..], &["--bin", "avp-conform"]].concat();
+    sh::run("build avp-conform", &mut cargo(&build))?;
+    let program = target().join("release").join("avp-conform");
+    let testee = format!("{python} spec-vectors/testees/avp_sdk.py");
+    let known = "spec-vectors/testees/avp_sdk.known";
+    let page = "spec-vectors/README.md";
+    let args = ["--impl", &testee, "--known", known, "--markdown-check", page];
+    sh::run("the Python SDK against the vectors", &mut command(program, &args))
 }
 
 /// Mutated frames, read by the Python SDK and here, for some seconds.
