@@ -23,7 +23,7 @@ const LANE_FRAMES: usize = 16;
 /// Ids of ended transfers that are remembered, so that their late frames are dropped and not taken for new ones.
 const REMEMBERED: usize = 256;
 /// Longest id that is taken from a peer.
-const MAX_ID: usize = 128;
+const MAX_ID: usize = 64;
 
 /// The transfers of a connection. Cheap to clone.
 ///
