@@ -11,6 +11,9 @@ use crate::error::{DecodeError, EncodeError};
 use crate::header::len_u64;
 use crate::limits::Limits;
 
+/// Bytes of content that a byte of a zstd frame gives at most: a block of 4 bytes repeats one byte 128 KiB long.
+const MAX_RATIO: u64 = (128 << 10) / 4;
+
 /// Compresses `payload` into one zstd frame that states its content size.
 pub(crate) fn compress(payload: &[u8], compression: Compression) -> Result<Bytes, EncodeError> {
     let bound = zstd_safe::compress_bound(payload.len());
@@ -96,6 +99,9 @@ impl<'a> Compressed<'a> {
     pub(crate) fn decompress(&self) -> Result<Bytes, DecodeError> {
         if self.content_size == 0 && self.frame.is_empty() {
             return Ok(Bytes::new());
+        }
+        if self.content_size / MAX_RATIO > len_u64(self.frame) {
+            return Err(DecodeError::InvalidCompression("content is shorter than announced"));
         }
         let no_memory = DecodeError::MemoryBudget { needed: self.content_size, budget: 0 };
         let len = usize::try_from(self.content_size).map_err(|_| no_memory.clone())?;

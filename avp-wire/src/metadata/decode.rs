@@ -14,6 +14,12 @@ use crate::proto::{Field, Reader, Value};
 impl Metadata {
     /// Reads the protobuf message that fills `bytes`.
     ///
+    /// All that it allocates, what it drops on the way included, is at most `bytes.len()` + 8 KiB under the default
+    /// bounds on rank and entries, so 72 KiB for the longest metadata: each text is copied once, 8 dimensions take
+    /// 48 bytes, and 65 entries of `extra` at most 7.5 KiB of map nodes. Without these bounds, as in the lenient profile,
+    /// it is at most 24 times `bytes.len()` + 2 KiB: an entry takes 5 bytes or more and a key, a value and its share of
+    /// nodes at most 114; a dimension takes a byte or more and, as the list doubles, 16.
+    ///
     /// # Errors
     /// `MetadataTooLarge` before anything is decoded, `MalformedMetadata`, `InvalidUtf8`, `Unknown*` for the
     /// enumerations, and the limits on rank and `extra`.
