@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 mod cache;
+mod codec;
 mod demo;
 mod html;
 mod latent;
@@ -49,6 +50,8 @@ enum Part {
     Wire,
     /// Head and frame of 16 KiB, beside the Python SDK.
     Small,
+    /// Frames of 1 KiB to 1 GiB, beside each other and beside a checksum pass.
+    Codec,
     /// Export and import of a KV cache, beside memcpy.
     Cache,
     /// A latent step on the Qwen2.5-0.5B shape, beside one pass of logits and `transformers`.
@@ -89,6 +92,7 @@ fn run(part: Part, python: Option<&Path>) -> Result<Group> {
     match part {
         Part::Wire => wire::large(sdk()?.as_mut()),
         Part::Small => wire::small(sdk()?.as_mut()),
+        Part::Codec => codec::run(),
         Part::Cache => cache::run(),
         Part::Latent => latent::run(python),
         Part::Tcp => tcp::run(),
