@@ -111,8 +111,11 @@ fn fuzz_one(name: &str, seconds: u64) -> Result<Outcome> {
     let (found, log) = (work("corpus", name)?, work("logs", "")?.join(format!("{name}.log")));
     say(&format!("==> {name}: {seconds} s, log in {}", log.display()));
     let time = format!("-max_total_time={seconds}");
+    let committed = committed(name);
+    // A new target has no corpus yet, and libFuzzer does not run without the folder.
+    fs::create_dir_all(&committed)?;
     let mut command = cargo_fuzz(&["run", name]);
-    command.args([&found, &committed(name)]).arg("--").args(FLAGS).arg(time).arg(dictionary(name));
+    command.args([&found, &committed]).arg("--").args(FLAGS).arg(time).arg(dictionary(name));
     let file = fs::File::create(&log).with_context(|| log.display().to_string())?;
     let status =
         command.stdout(file.try_clone()?).stderr(file).status().context("cannot start cargo fuzz")?;
