@@ -2,6 +2,7 @@
 
 mod bench;
 mod fuzz;
+mod instructions;
 mod interop;
 mod miri;
 mod mutants;
@@ -22,6 +23,8 @@ cargo xtask mutants            whether the vectors tell wrong code from right
 cargo xtask fuzz [ARGS]        every fuzz target for a minute, or as --help says; needs a C++ compiler
 cargo xtask miri               avp-wire under Miri; needs a nightly toolchain
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
+cargo xtask bench --check      instruction counts of small calls against xtask/instructions.json; needs valgrind
+cargo xtask bench --baseline   writes that file anew
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
 
@@ -47,6 +50,8 @@ fn run(args: &[String]) -> Result<()> {
         ["miri"] => miri::run(),
         ["mutants"] => mutants::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["bench", "--check"] => instructions::check(),
+        ["bench", "--baseline"] => instructions::write(),
         ["bench", rest @ ..] => bench::run(rest),
         _ => bail!("usage:\n{USAGE}"),
     }

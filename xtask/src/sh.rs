@@ -41,6 +41,16 @@ pub(crate) fn run(title: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Installs Debian packages; for root.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    run("apt-get update", &mut command("apt-get", &["update", "-qq"]))?;
+    run("apt-get install", &mut command("apt-get", &[&["install", "-y", "-qq"], packages].concat()))
+}
+
+pub(crate) fn is_root() -> bool {
+    command("id", &["-u"]).output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
 /// Tells what goes on.
 pub(crate) fn say(text: &str) {
     // Nothing is left to tell it to if stderr is closed.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::sh::{command, run, say, target};
+use crate::sh::{command, install, is_root, run, say, target};
 
 /// The Python peer alone, and what the decoder of spec-vectors/examples needs.
 const PEER: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\n";
@@ -43,8 +43,7 @@ fn make(folder: &str) -> Result<()> {
     }
     if is_root() {
         say("    python3 -m venv is not there; installing the Debian package python3-venv");
-        run("apt-get update", &mut command("apt-get", &["update", "-qq"]))?;
-        run("apt-get install", &mut command("apt-get", &["install", "-y", "-qq", "python3-venv"]))?;
+        install(&["python3-venv"])?;
         return run(
             "make a virtual environment",
             &mut command("python3", &["-m", "venv", "--clear", folder]),
@@ -53,8 +52,4 @@ fn make(folder: &str) -> Result<()> {
     bail!(
         "the Python peer needs a virtual environment: install python3-venv (apt-get install python3-venv), then run this again"
     )
-}
-
-fn is_root() -> bool {
-    command("id", &["-u"]).output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
