@@ -16,7 +16,7 @@ use crate::pool::BufferPool;
 /// Decodes a stream of frames incrementally.
 ///
 /// A payload that lies in one piece of input is a view of it; one that comes in several is gathered in an aligned
-/// buffer that grows as bytes arrive, so an announced length costs nothing. The first error ends the stream: it is
+/// buffer that grows as bytes arrive, so an announced length costs no more than a first step. The first error ends the stream: it is
 /// given again for all that follows.
 ///
 /// ```
@@ -93,7 +93,8 @@ enum State {
 #[derive(Debug)]
 struct Gathering {
     buffer: PayloadBuffer,
-    checksum: crc32fast::Hasher,
+    /// Where pieces are summed as they arrive.
+    checksum: Option<crc32fast::Hasher>,
 }
 
 impl FrameDecoder {
@@ -188,6 +189,9 @@ impl FrameDecoder {
                     || u64::from(head.payload_len_on_wire()),
                     |gathering| to_u64(gathering.buffer.left()),
                 );
+                if left == 0 {
+                    return Ok(());
+                }
                 (head.header.frame_len(), head.header.frame_len() - left)
             }
             State::Discarding { header, left } => (header.frame_len(), header.frame_len() - to_u64(*left)),
@@ -234,12 +238,16 @@ impl FrameDecoder {
     fn read_payload(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
         let State::Payload(head, gathering) = &mut self.state else { return Ok(None) };
         let len = to_usize(head.payload_len_on_wire());
+        if input.is_empty() && len > 0 {
+            // Nothing is taken before there is something to keep, and what comes next may be all of it.
+            return Ok(None);
+        }
         if gathering.is_some() || input.len() < len {
             let gathering = gathering.get_or_insert_with(|| self.settings.gather(head));
             let piece = input.split_to(gathering.buffer.left().min(input.len()));
             gathering.buffer.put(&piece);
-            if self.settings.sums_on_arrival(head) {
-                gathering.checksum.update(&piece);
+            if let Some(checksum) = &mut gathering.checksum {
+                checksum.update(&piece);
             }
             if gathering.buffer.left() > 0 {
                 // The view is used up: let go of the buffer under it.
@@ -266,7 +274,8 @@ impl Settings {
         let buffer = pool.map_or_else(|| PayloadBuffer::new(head), |pool| PayloadBuffer::pooled(head, pool));
         #[cfg(not(feature = "std"))]
         let buffer = PayloadBuffer::new(head);
-        Gathering { buffer, checksum: crc32fast::Hasher::new() }
+        let checksum = self.sums_on_arrival(head).then(crc32fast::Hasher::new);
+        Gathering { buffer, checksum }
     }
 
     /// Whether pieces are summed one by one: the checksum is about the bytes on the wire.
@@ -286,9 +295,7 @@ impl Settings {
 
     fn join_gathered(&self, head: FrameHead, gathering: Gathering) -> Result<Frame, DecodeError> {
         let Gathering { buffer, checksum } = gathering;
-        if !self.sums_on_arrival(&head) {
-            return self.join(head, buffer.finish());
-        }
+        let Some(checksum) = checksum else { return self.join(head, buffer.finish()) };
         let frame = head.into_unverified(buffer.finish(), &self.limits)?;
         if let Some(expected) = frame.metadata.payload_checksum {
             compare_checksums(expected, checksum.finalize())?;

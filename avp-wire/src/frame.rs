@@ -220,7 +220,11 @@ fn decompress(metadata: &Metadata, wire_payload: &[u8], limits: &Limits) -> Resu
     let compressed = Compressed::open(wire_payload, limits)?;
     if !limits.is_lenient() {
         let mut kv_header = [0; KvHeader::SIZE];
-        let start = || compressed.peek(&mut kv_header).map(Bytes::copy_from_slice);
+        let start = || match usize::try_from(compressed.content_size()) {
+            // By what it states, without unpacking it.
+            Ok(got) if got < KvHeader::SIZE => Err(KvError::Truncated { got }.into()),
+            _ => compressed.peek(&mut kv_header).map(Bytes::copy_from_slice),
+        };
         check_len(expected_len(metadata, start)?, compressed.content_size())?;
     }
     compressed.decompress()

@@ -72,6 +72,29 @@ fn a_head_can_be_judged_before_the_payload_is_there() {
 
 // spec: frame 8.1
 #[test]
+fn nothing_is_taken_on_the_word_of_a_head_alone() {
+    let (pool, wire) = (BufferPool::new(64 << 20), encode(&kv_frame(3 << 20), None));
+    drop(pool.get(3 << 20, 0));
+    let kept = pool.kept_bytes();
+    let head_len = wire.len() - (3 << 20);
+    let mut decoder = FrameDecoder::new(Limits::default()).with_pool(pool.clone());
+    assert_eq!(decoder.decode(&mut Bytes::copy_from_slice(&wire[..head_len])), Ok(None));
+    assert_eq!(pool.kept_bytes(), kept);
+    // The payload that comes in one piece is a view of it.
+    let mut payload = Bytes::copy_from_slice(&wire[head_len..]);
+    let start = payload.as_ptr();
+    assert_eq!(decoder.decode(&mut payload).unwrap().unwrap().payload.as_ptr(), start);
+}
+
+#[test]
+fn a_frame_without_payload_is_whole_with_its_head() {
+    let mut wire = Bytes::from(encode(&Frame::default(), None));
+    let mut decoder = FrameDecoder::new(Limits::default());
+    assert!(decoder.decode_head(&mut wire).unwrap().is_some());
+    assert_eq!(decoder.finish(), Ok(()));
+}
+
+#[test]
 fn a_discarded_payload_passes_by_wherever_the_frame_is_split() {
     let mut unwanted = encode(&kv_frame(50), None);
     // Nobody looks at it, so nobody finds that it is damaged.

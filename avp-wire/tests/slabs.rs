@@ -273,6 +273,19 @@ fn what_is_no_manifest_is_refused_by_code() {
 
 // spec: slabs 2.5, slabs 2.8, limits 11.1
 #[test]
+fn a_grid_of_nothing_is_refused_however_it_was_made() {
+    let (_, manifest, ..) = uneven();
+    let zero_layers = Manifest { kv: KvHeader { num_layers: 0, ..manifest.kv }, ..manifest };
+    for manifest in
+        [Manifest { slab_layers: 0, ..manifest }, Manifest { slab_tokens: 0, ..manifest }, zero_layers]
+    {
+        let error = Reassembly::new(manifest, transfer(), &Limits::default()).unwrap_err();
+        assert_eq!(error, SlabError::ZeroCount);
+        assert!(manifest.slabs().count() <= 15);
+    }
+}
+
+#[test]
 fn slabs_are_capped_by_number() {
     let kv = KvHeader { num_layers: 256, num_kv_heads: 1, head_dim: 1, seq_len: 256, dtype: KvDtype::F16 };
     let most = Manifest::new(kv, 1, 1);

@@ -12,8 +12,8 @@ use avp_handshake::{
     tokenizer_hash,
 };
 use avp_wire::{
-    Compression, DType, EncodeOptions, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, Mode,
-    PayloadType, ext,
+    Compression, DType, EncodeOptions, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, PayloadType,
+    ext,
 };
 use common::frames::{KV_DTYPES, fields, frame, kv_header};
 use common::python::Python;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 /// Every target, by its name in `fuzz/`.
-const TARGETS: [(&str, fn(&[u8])); 4] = [
+type Body = fn(&[u8]);
+
+const TARGETS: [(&str, Body); 4] = [
     ("handshake_hello", super::hello),
     ("handshake_json", super::json),
     ("handshake_negotiator", super::negotiator),

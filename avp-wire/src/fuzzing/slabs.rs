@@ -64,7 +64,7 @@ impl Transfer {
             num_kv_heads: choices.from(1, 3),
             head_dim: choices.from(1, 3),
             seq_len: choices.from(1, 9),
-            dtype: if choices.byte() % 2 == 0 { KvDtype::F16 } else { KvDtype::F32 },
+            dtype: if choices.byte().is_multiple_of(2) { KvDtype::F16 } else { KvDtype::F32 },
         };
         let mut manifest = Manifest::new(kv, choices.from(1, 5), choices.from(1, 10));
         let mut payload: Vec<u8> = (0..=u8::MAX).cycle().take(kv.payload_len().ok()?).collect();
@@ -73,7 +73,7 @@ impl Transfer {
         let mut copy = vec![0; cache.as_bytes().len()];
         kv.write_to(&mut copy).ok()?;
         let id: TransferId = "fuzz".parse().ok()?;
-        if choices.byte() % 2 == 0 {
+        if choices.byte().is_multiple_of(2) {
             let digest = |slab| Some(blake3::hash(&extract(&manifest, &cache, &slab)?).into());
             let digests: Option<Vec<[u8; 32]>> = manifest.slabs().map(digest).collect();
             manifest.digest = Some(transfer_digest(&digests?));

@@ -3,13 +3,14 @@
 use core::ops::Range;
 
 use super::{Manifest, SlabError, SlabId};
+use crate::header::to_usize;
 use crate::kv::{KvHeader, KvPayload};
 
 impl Manifest {
     /// Writes the payload of slab `id` of `cache`, header and planes, to `out`.
     ///
     /// # Errors
-    /// `OffGrid`; `Header` if `cache` is not the manifest's; `BufferLength`.
+    /// `OffGrid`; `Header` if `cache` is not the manifest's; `BufferLength`; `Kv` where the slab cannot be addressed.
     pub fn extract(&self, cache: &KvPayload, id: &SlabId, out: &mut [u8]) -> Result<(), SlabError> {
         self.check_cache(id, cache.header())?;
         let slab = self.slab_header(id);
@@ -82,8 +83,4 @@ impl Manifest {
 fn check_len(header: &KvHeader, got: usize) -> Result<(), SlabError> {
     let expected = header.payload_len()?;
     if expected == got { Ok(()) } else { Err(SlabError::BufferLength { expected, got }) }
-}
-
-fn to_usize(count: u32) -> usize {
-    crate::header::to_usize(count)
 }

@@ -8,7 +8,7 @@ use crate::kv::{KvError, KvHeader};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SlabError {
-    /// The frame is not of `avp.kind` `manifest`, names no transfer, or says that its payload is a tensor.
+    /// The frame is not of `avp.kind` `manifest`, names no transfer, or is a tensor, a KV cache or text.
     #[error("the frame is no manifest")]
     NotManifest,
     /// The manifest's payload is neither 25 nor 57 bytes long.

@@ -53,7 +53,8 @@ impl Manifest {
         Self::new(kv, layers, tokens)
     }
 
-    /// Reads the payload of a manifest frame.
+    /// Reads the payload of a manifest frame. Its counts are the peer's word until slabs come: `max_slabs` bounds the
+    /// grid, not layers and tokens.
     ///
     /// # Errors
     /// `ManifestLength`, `ZeroCount`, and `Kv` for the cache's header.
@@ -67,11 +68,12 @@ impl Manifest {
         let &[.., l0, l1, l2, l3, t0, t1, t2, t3] = head;
         let (layers, tokens) = (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([t0, t1, t2, t3]));
         let kv = KvHeader::decode(head)?;
-        if layers == 0 || tokens == 0 || kv.check_counts().is_err() {
+        let manifest = Self { kv, slab_layers: layers, slab_tokens: tokens, digest };
+        if manifest.has_zero_count() {
             return Err(SlabError::ZeroCount);
         }
         cache_len(&kv).ok_or(KvError::Overflow)?;
-        Ok(Self { kv, slab_layers: layers, slab_tokens: tokens, digest })
+        Ok(manifest)
     }
 
     /// The payload of a manifest frame.
@@ -158,6 +160,7 @@ impl Manifest {
     pub fn slab(&self, index: u32) -> Option<SlabId> {
         let (row, column) = (index / self.token_blocks(), index % self.token_blocks());
         let cell = |block: u32, step: u32, all: u32| {
+            let step = step.max(1);
             let first = block.checked_mul(step).filter(|&first| first < all)?;
             Some((first, step.min(all - first)))
         };
@@ -199,6 +202,10 @@ impl Manifest {
         Ok(kv)
     }
 
+    pub(super) fn has_zero_count(&self) -> bool {
+        self.slab_layers == 0 || self.slab_tokens == 0 || self.kv.check_counts().is_err()
+    }
+
     pub(super) fn layer_blocks(&self) -> u32 {
         self.kv.num_layers.div_ceil(self.slab_layers.max(1))
     }
@@ -211,11 +218,8 @@ impl Manifest {
 
 /// Bytes of the whole cache, which may be more than this machine can address.
 fn cache_len(kv: &KvHeader) -> Option<u64> {
-    let counts = [2, kv.num_layers, kv.num_kv_heads, kv.seq_len, kv.head_dim].into_iter().map(u64::from);
-    counts
-        .into_iter()
-        .try_fold(len_u64(kv.dtype.size()), u64::checked_mul)?
-        .checked_add(len_u64(KvHeader::SIZE))
+    let mut counts = [2, kv.num_layers, kv.num_kv_heads, kv.seq_len, kv.head_dim].into_iter().map(u64::from);
+    counts.try_fold(len_u64(kv.dtype.size()), u64::checked_mul)?.checked_add(len_u64(KvHeader::SIZE))
 }
 
 fn len_u64(len: usize) -> u64 {

@@ -19,7 +19,7 @@ pub fn transfer_digest<'a>(slabs: impl IntoIterator<Item = &'a [u8; 32]>) -> [u8
     hasher.finalize().into()
 }
 
-/// The receiving side of a transfer in slabs. It keeps 33 bytes a slab, and no payload.
+/// The receiving side of a transfer in slabs. It keeps 33 bytes for each slab up to the last that came, and no payload.
 #[derive(Clone, Debug)]
 pub struct Reassembly {
     manifest: Manifest,
@@ -38,7 +38,7 @@ pub struct Reassembly {
 pub enum Received {
     /// It was missing; here it is.
     New(Slab),
-    /// It was there already, with the same bytes; nothing changes.
+    /// It was there already, with the same digest; nothing changes.
     Duplicate(SlabId),
 }
 
@@ -51,7 +51,7 @@ pub struct Slab {
     pub id: SlabId,
     /// Its planes, `[kv_heads, tokens of the slab, head_dim]`, as views of the frame they came in.
     pub kv: KvPayload,
-    /// BLAKE3 of its payload.
+    /// BLAKE3 of its payload; as announced, where the limits say not to verify it.
     pub digest: [u8; 32],
 }
 
@@ -59,8 +59,11 @@ impl Reassembly {
     /// A transfer of which nothing has come.
     ///
     /// # Errors
-    /// `TooManySlabs`.
+    /// `ZeroCount`, `TooManySlabs`.
     pub fn new(manifest: Manifest, transfer: TransferId, limits: &Limits) -> Result<Self, SlabError> {
+        if manifest.has_zero_count() {
+            return Err(SlabError::ZeroCount);
+        }
         let (count, max) = (manifest.slab_count(), limits.max_slabs);
         let count = u32::try_from(count).ok().filter(|&count| count <= max);
         let count = count.ok_or(SlabError::TooManySlabs { count: manifest.slab_count(), max })?;
@@ -148,7 +151,7 @@ impl Reassembly {
         self.arrived == self.count
     }
 
-    /// Whether all tokens of a layer are there, so that it can be injected.
+    /// Whether all tokens of a layer are there, so that it can be injected: a look at each of its slabs.
     #[must_use]
     pub fn layer_is_complete(&self, layer: u32) -> bool {
         let blocks = self.manifest.token_blocks();

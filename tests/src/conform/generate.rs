@@ -41,10 +41,6 @@ enum Described {
         repeat: String,
         times: usize,
     },
-    Text {
-        text: String,
-        times: usize,
-    },
     Joined {
         concat: Vec<Value>,
     },
@@ -67,7 +63,6 @@ fn made(described: Described) -> Result<Value> {
         }
         Described::Hex { hex, .. } => hex.into(),
         Described::Repeated { repeat, times } => repeat.repeat(times).into(),
-        Described::Text { text, times } => text.repeat(times).into(),
         Described::Joined { concat } => {
             let mut joined = String::new();
             for part in concat {

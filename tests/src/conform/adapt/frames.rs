@@ -1,4 +1,4 @@
-//! messages, decode_lenient, negative, strict: whole frames.
+//! messages, decode_lenient, negative: whole frames.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -55,20 +55,6 @@ pub(super) fn negative(source: &Source<'_>) -> Result<Vec<Case>> {
         _ => anyhow::bail!("a case of no known kind"),
     };
     Ok(vec![source.case("", op, json!({ field: bytes }), source.unless_errors(&json!({ "ok": {} }))?)?])
-}
-
-/// strict: what each profile answers.
-pub(super) fn by_profile(source: &Source<'_>) -> Result<Vec<Case>> {
-    let message = bytes_of(source.field("message")?)?.context("no bytes")?;
-    let answer = |profile| -> Result<Value> {
-        Ok(match source.text(profile)? {
-            "ok" => json!({ "ok": {} }),
-            code => json!({ "error": code }),
-        })
-    };
-    let expect =
-        json!({ "strict": answer("strict")?, "default": answer("default")?, "lenient": answer("lenient")? });
-    Ok(vec![source.case("", "decode_frame", json!({ "message": message }), expect)?])
 }
 
 /// What a frame decodes to, as the reply of `decode_frame` says it.

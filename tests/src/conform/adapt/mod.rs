@@ -24,7 +24,6 @@ pub(crate) fn cases(suite: &str, raw: Value) -> Result<Vec<Case>> {
         "messages" => frames::encoded(&source),
         "decode_lenient" => frames::lenient(&source),
         "negative" => frames::negative(&source),
-        "strict" => frames::by_profile(&source),
         "kv_cache" => kv::cases(&source),
         "handshake_json" => handshake::messages(&source),
         "hashes" => handshake::hashes(&source),
