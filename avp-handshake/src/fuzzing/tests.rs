@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-/// Every target, by its name in `fuzz/`.
 type Body = fn(&[u8]);
 
+/// Every target, by its name in `fuzz/`.
 const TARGETS: [(&str, Body); 4] = [
     ("handshake_hello", super::hello),
     ("handshake_json", super::json),

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 
 use crate::{Compression, DType, Flags, Frame, Header, KvDtype, KvHeader, Metadata, Mode, PayloadType};
 
-/// Every target, by its name in `fuzz/`.
 type Body = fn(&[u8]);
 
+/// Every target, by its name in `fuzz/`.
 const TARGETS: [(&str, Body); 10] = [
     ("wire_compression", super::compression),
     ("wire_extensions", super::extensions),
