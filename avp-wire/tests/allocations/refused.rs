@@ -44,6 +44,18 @@ fn a_length_that_is_announced_within_the_limits_takes_one_first_step() {
     assert!(info.bytes_total <= NEXT_TO_NOTHING, "{info:?}");
 }
 
+// spec: limits 2.4
+#[test]
+fn a_payload_that_has_not_begun_takes_nothing() {
+    for limits in [Limits::default(), Limits::trusted()] {
+        let wire = announcing(2 << 30, 0, &[]);
+        let mut decoder = FrameDecoder::new(limits);
+        let (info, frame) = measure(|| decoder.decode(&mut wire.clone()).unwrap());
+        assert!(frame.is_none() && decoder.head().is_some());
+        assert!(info.bytes_total <= NEXT_TO_NOTHING, "{info:?}");
+    }
+}
+
 #[test]
 fn counts_in_headers_and_manifests_take_no_memory() {
     let counts = KvHeader {
