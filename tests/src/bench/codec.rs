@@ -20,6 +20,7 @@ const LARGE: usize = 1 << 30;
 /// What a read from a socket may give.
 const PIECE: usize = 64 << 10;
 const CRC: &str = "crc32fast, the same memory";
+const BY_HAND: &str = "the same copies and sums by hand";
 
 const NO_CHECKSUM: EncodeOptions = EncodeOptions { compression: None, checksum: false, align: false };
 const CHECKSUM: EncodeOptions = EncodeOptions { compression: None, checksum: true, align: false };
@@ -31,7 +32,7 @@ pub(crate) fn run() -> Result<Group> {
     beside_crc(&mut group)?;
     group.note(format!("without checksum: median of {ROUNDS} alternating rounds of {CALLS} calls; the payload is in memory and is not read"));
     group.note(format!("with checksum: median of {LARGE_ROUNDS} alternating rounds over one payload of 1 GiB; encode and decode of a whole frame sum the memory that crc32fast sums"));
-    group.note("the decoder over pieces of 64 KiB copies them into a warm pooled buffer and sums them as they arrive; the other side sums the same pieces and copies nothing");
+    group.note("the decoder over pieces of 64 KiB copies them into a warm pooled buffer and sums them as they arrive; the other side sums the same pieces and copies nothing; by hand they are copied to warm memory and summed");
     Ok(group)
 }
 
@@ -72,24 +73,32 @@ fn beside_crc(group: &mut Group) -> Result<()> {
     let pool = BufferPool::new(LARGE * 2);
     drop(pool.get(LARGE, 0));
     let decoder = RefCell::new(FrameDecoder::new(limits.clone()).with_pool(pool));
-    let mut sides: [Side<'_>; 6] = [
+    let mut copy = vec![1; LARGE];
+    let mut sides: [Side<'_>; 7] = [
         Box::new(|| seconds(|| Ok(frame.encode(&CHECKSUM)?))),
         Box::new(|| seconds(|| Ok(crc32fast::hash(&frame.payload)))),
         Box::new(|| seconds(|| Ok(Frame::decode(wire.clone(), &limits)?))),
         Box::new(|| seconds(|| Ok(crc32fast::hash(&on_wire)))),
         Box::new(|| seconds(|| by_pieces(&mut decoder.borrow_mut(), &wire))),
-        Box::new(|| seconds(|| Ok(crc_by_pieces(&on_wire)))),
+        Box::new(|| seconds(|| Ok(crc_by_pieces(&on_wire, |_, _| ())))),
+        Box::new(|| {
+            seconds(|| {
+                Ok(crc_by_pieces(&on_wire, |at, piece| copy[at..][..piece.len()].copy_from_slice(piece)))
+            })
+        }),
     ];
     let samples = alternate(LARGE_ROUNDS, &mut sides)?;
-    let [encode, encode_crc, decode, decode_crc, pieces, pieces_crc] = samples.as_slice() else {
-        anyhow::bail!("six sides were measured");
+    let [encode, encode_crc, decode, decode_crc, pieces, pieces_crc, by_hand] = samples.as_slice() else {
+        anyhow::bail!("seven sides were measured");
     };
-    for (what, seconds, crc, least) in [
-        ("encode, 1 GiB, checksum", encode, encode_crc, Some(0.8)),
-        ("decode, 1 GiB, checksum", decode, decode_crc, Some(0.8)),
-        ("FrameDecoder, 1 GiB in pieces of 64 KiB, checksum", pieces, pieces_crc, None),
+    let by_pieces = "FrameDecoder, 1 GiB in pieces of 64 KiB, checksum";
+    for (what, seconds, beside, other, least) in [
+        ("encode, 1 GiB, checksum", encode, CRC, encode_crc, Some(0.8)),
+        ("decode, 1 GiB, checksum", decode, CRC, decode_crc, Some(0.8)),
+        (by_pieces, pieces, CRC, pieces_crc, None),
+        (by_pieces, pieces, BY_HAND, by_hand, None),
     ] {
-        let figure = Figure::rate(what, LARGE, seconds).speed_beside(CRC, seconds, crc);
+        let figure = Figure::rate(what, LARGE, seconds).speed_beside(beside, seconds, other);
         group.figures.push(match least {
             Some(least) => figure.target(Bound::RatioAtLeast(least)),
             None => figure,
@@ -108,9 +117,11 @@ fn by_pieces(decoder: &mut FrameDecoder, wire: &Bytes) -> Result<Frame> {
     anyhow::bail!("the frame is not whole")
 }
 
-fn crc_by_pieces(payload: &[u8]) -> u32 {
+/// Sums the payload piece by piece, each after `first` was called with where it starts.
+fn crc_by_pieces(payload: &[u8], mut first: impl FnMut(usize, &[u8])) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    for piece in payload.chunks(PIECE) {
+    for (at, piece) in (0..).step_by(PIECE).zip(payload.chunks(PIECE)) {
+        first(at, piece);
         hasher.update(piece);
     }
     hasher.finalize()
