@@ -73,12 +73,12 @@ pub(crate) fn read_entry(
     extra: &mut BTreeMap<String, String>,
     limits: &Limits,
 ) -> Result<(), DecodeError> {
-    let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
+    let (mut key, mut value) = ("", "");
     let mut known = true;
     while let Some(part) = entry.next_field()? {
         match (part.number, part.value) {
-            (1, Value::Bytes(bytes)) => key = utf8(field, bytes)?.as_bytes(),
-            (2, Value::Bytes(bytes)) => value = utf8(field, bytes)?.as_bytes(),
+            (1, Value::Bytes(bytes)) => key = utf8(field, bytes)?,
+            (2, Value::Bytes(bytes)) => value = utf8(field, bytes)?,
             _ => known = false,
         }
     }
@@ -91,7 +91,7 @@ pub(crate) fn read_entry(
     if value.len() > limits.max_extra_value_len {
         return Err(DecodeError::ExtraValueTooLong { len: value.len(), max: limits.max_extra_value_len });
     }
-    extra.insert(text(field, key)?, text(field, value)?);
+    extra.insert(key.to_owned(), value.to_owned());
     if extra.len() > limits.max_extra_entries {
         return Err(DecodeError::TooManyExtra { max: limits.max_extra_entries });
     }
