@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::sh::{self, cargo, command, say};
-use crate::{interop, mutants, portable};
+use crate::{instructions, interop, mutants, portable};
 
 /// One profile and one selection of packages, so that the engine crates are built once.
 pub(crate) const BUILD: [&str; 4] = ["--release", "--workspace", "--features", "avp-tests/bench"];
@@ -13,6 +13,7 @@ pub(crate) fn run() -> Result<()> {
     sh::run("vectors", &mut command("python3", &["spec-vectors/tools/make.py", "--check"]))?;
     // Tests before lints: what they build is what most people look for first.
     sh::run("tests", &mut cargo(&[&["test"], &BUILD[..]].concat()))?;
+    instructions::check_if_possible()?;
     interop::run(false)?;
     mutants::run()?;
     portable::run()?;
