@@ -5,6 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
+/// How a finding without an input starts: the target did not run, or was killed.
+const FAILED: &str = "failed";
+
 /// What came of one target.
 #[derive(Clone)]
 pub(super) struct Outcome {
@@ -45,7 +48,7 @@ impl Outcome {
             corpus: after("corp:").unwrap_or("-").to_owned(),
             new_inputs: statistic("new_units_added"),
             peak_mb: statistic("peak_rss_mb"),
-            finding: finding(&text).or_else(|| (!sound).then(|| format!("failed, see {}", log.display()))),
+            finding: finding(&text).or_else(|| (!sound).then(|| format!("{FAILED}, see {}", log.display()))),
         };
         ensure!(!sound || outcome.executions > 0, "{target} ran nothing: see {}", log.display());
         Ok(outcome)
@@ -55,6 +58,9 @@ impl Outcome {
     pub(super) fn replay(&self) -> String {
         let Self { target, finding, .. } = self;
         let input = finding.as_deref().unwrap_or_default();
+        if input.starts_with(FAILED) {
+            return format!("{target}: {input}");
+        }
         format!(
             "{target}: {input}\n    again:   RUSTC_BOOTSTRAP=1 cargo fuzz run {target} {input}\n    shorter: \
              RUSTC_BOOTSTRAP=1 cargo fuzz tmin {target} {input}"
@@ -124,7 +130,8 @@ stat::peak_rss_mb:              512
         let crash = format!("{LOG}artifact_prefix='x/'; Test unit written to x/crash-00ff\n");
         let outcome = read(false, &crash).unwrap();
         assert!(outcome.replay().contains("cargo fuzz run t x/crash-00ff"));
-        assert!(read(false, LOG).unwrap().finding.is_some());
+        let failed = read(false, LOG).unwrap().replay();
+        assert!(failed.contains("failed, see") && !failed.contains("cargo fuzz"));
         assert!(read(true, "nothing").is_err());
     }
 }
