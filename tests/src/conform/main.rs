@@ -10,8 +10,6 @@ mod known;
 mod report;
 mod run;
 mod testee;
-#[cfg(test)]
-mod tests;
 mod vectors;
 
 use std::io;

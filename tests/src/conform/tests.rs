@@ -1,1 +1,0 @@
-//! What the runner itself promises.
