@@ -118,6 +118,12 @@ impl Connection {
         self.peer_id.clone()
     }
 
+    /// Names the peer by what it has shown.
+    pub(crate) fn identify(&mut self, identity: String) {
+        self.peer_id = PeerId::new(identity.as_str());
+        self.peer.identity = Some(identity);
+    }
+
     /// What this connection allows.
     #[must_use]
     pub fn options(&self) -> &Options {

@@ -15,10 +15,12 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)
 )]
 
+mod auth;
 mod budget;
 mod connection;
 mod error;
 mod half_open;
+mod handshaking;
 mod intake;
 mod link;
 mod memory;
@@ -26,14 +28,17 @@ mod negotiate;
 mod open;
 mod options;
 mod patience;
+mod socket;
 mod stream;
 mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tls;
 mod transfers;
 mod url;
 mod work;
 
+pub use auth::{Authorize, BearerTokens, InvalidToken, MAX_TOKEN, Token, TokenFileError, Unauthorized};
 pub use connection::{Connection, Peer, PeerAddress};
 pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
 pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
@@ -43,5 +48,8 @@ pub use open::{connect, connector, listen};
 pub use options::{Budgets, Options, Timeouts};
 pub use stream::connection_over;
 pub use tcp::{TcpConnector, TcpListener};
+pub use tls::{
+    TlsAuthorities, TlsCertificate, TlsConfigError, TlsConnector, TlsFault, TlsListener, TlsOptions,
+};
 pub use transfers::{Transfer, Transfers};
 pub use url::{Scheme, TransportUrl, UrlError};

@@ -1,13 +1,15 @@
-//! Runs the handshake of `avp-handshake` over a connection: real time, real randomness, and the limits that hold
-//! while the peer is unknown.
+//! Runs the handshake of `avp-handshake` over a connection: real time, real randomness, credentials, and the limits
+//! that hold while the peer is unknown.
 
 use std::future::pending;
 use std::time::Duration;
 
-use avp_handshake::{Established, Event, HandshakeError, Negotiator, NegotiatorConfig, SessionId};
-use avp_wire::{EncodeOptions, Fault, Frame};
+use avp_handshake::{Established, Event, HandshakeError, Negotiator, NegotiatorConfig, Reject, SessionId};
+use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, ext};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::auth::Token;
 use crate::connection::Connection;
 use crate::error::{Deadline, Incompatible, LimitExceeded, PeerFault, TransportError, UsageError};
 use crate::link::{FrameReceiver, FrameSender, Result};
@@ -15,7 +17,8 @@ use crate::link::{FrameReceiver, FrameSender, Result};
 /// How long a refusal may take to reach the peer before the connection is dropped.
 const PARTING: Duration = Duration::from_secs(1);
 
-/// Says hello and waits for the answer. `config.peer` and `config.timeout` are set from the connection.
+/// Says hello and waits for the answer. `config.peer` and `config.timeout` are set from the connection;
+/// [`Options::token`](crate::Options::token) goes with the hello.
 ///
 /// # Errors
 /// The peer refused, cannot work with this side, broke the protocol, or did not answer within
@@ -26,22 +29,20 @@ pub async fn negotiate_client(
 ) -> Result<Box<Established>> {
     prepare(connection, &mut config);
     let negotiator = Negotiator::client(config, now()).map_err(UsageError::Configure)?;
-    run(connection, negotiator).await
+    let token = connection.options().token.clone();
+    run(connection, negotiator, token).await
 }
 
 /// Waits for the peer's hello and answers it. `config.peer` and `config.timeout` are set from the connection; the
-/// session is named from the system's randomness.
+/// session is named from the system's randomness. [`Options::authorize`](crate::Options::authorize) is asked first.
 ///
 /// # Errors
-/// As [`negotiate_client`], and [`LimitExceeded::HalfOpen`] where newer connections of the same peer took the place
-/// of this one.
+/// As [`negotiate_client`], [`PeerFault::Unauthorized`], and [`LimitExceeded::HalfOpen`] where newer connections of the
+/// same peer took the place of this one.
 pub async fn negotiate_server(
     connection: &mut Connection,
-    mut config: NegotiatorConfig,
+    config: NegotiatorConfig,
 ) -> Result<Box<Established>> {
-    prepare(connection, &mut config);
-    let id = SessionId::from_random(rand::random());
-    let negotiator = Negotiator::server(config, id, now()).map_err(UsageError::Configure)?;
     // The place is given back when this returns, whatever the outcome.
     let place = connection.take_half_open();
     let pushed_out = async {
@@ -54,9 +55,21 @@ pub async fn negotiate_server(
         }
     };
     tokio::select! {
-        outcome = run(connection, negotiator) => outcome,
+        outcome = serve(connection, config) => outcome,
         limit = pushed_out => Err(LimitExceeded::HalfOpen { limit }.into()),
     }
+}
+
+async fn serve(connection: &mut Connection, mut config: NegotiatorConfig) -> Result<Box<Established>> {
+    let start = now();
+    let first = if connection.options().authorize.is_some() { admit(connection).await? } else { None };
+    prepare(connection, &mut config);
+    let id = SessionId::from_random(rand::random());
+    let mut negotiator = Negotiator::server(config, id, start).map_err(UsageError::Configure)?;
+    if let Some(incoming) = first {
+        pass_on(&mut negotiator, incoming)?;
+    }
+    run(connection, negotiator, None).await
 }
 
 fn prepare(connection: &Connection, config: &mut NegotiatorConfig) {
@@ -69,14 +82,53 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-async fn run(connection: &mut Connection, mut negotiator: Negotiator) -> Result<Box<Established>> {
+/// What came instead of a frame, or the frame.
+type Incoming = Result<Result<Option<Frame>>, Elapsed>;
+
+/// Judges the peer by the head of its hello, which stays pending. Gives what came where that is no head.
+async fn admit(connection: &mut Connection) -> Result<Option<Incoming>> {
+    let options = connection.options().clone();
+    let (_, receiver) = connection.halves();
+    receiver.restrict(u64::from(options.limits.max_handshake_len));
+    let token = match timeout(options.limits.handshake_timeout, receiver.head()).await {
+        Ok(Ok(Some(head))) => head.metadata.extra.get(ext::TOKEN).cloned(),
+        Ok(Ok(None)) => return Ok(Some(Ok(Ok(None)))),
+        Ok(Err(error)) => return Ok(Some(Ok(Err(error)))),
+        Err(elapsed) => return Ok(Some(Err(elapsed))),
+    };
+    let Some(rule) = options.authorize else { return Ok(None) };
+    match rule.authorize(connection.peer(), token.as_deref()) {
+        Ok(identity) => {
+            connection.identify(identity);
+            Ok(None)
+        }
+        Err(source) => {
+            let peer = connection.peer().to_string();
+            let (sender, receiver) = connection.halves();
+            // No word on what exactly is wrong: that helps none but those who guess.
+            let reject = Reject::new(ErrorCode::Unauthorized, "credentials are missing or wrong");
+            part(sender, receiver, std::iter::once(reject.to_frame())).await;
+            Err(PeerFault::Unauthorized { peer, source }.into())
+        }
+    }
+}
+
+/// `token` goes with the first frame.
+async fn run(
+    connection: &mut Connection,
+    mut negotiator: Negotiator,
+    mut token: Option<Token>,
+) -> Result<Box<Established>> {
     let peer = connection.peer().to_string();
     let limit = connection.options().limits.max_handshake_len;
     let (sender, receiver) = connection.halves();
     receiver.restrict(u64::from(limit));
     let deadline = negotiator.poll_timeout().map_or_else(Instant::now, Instant::from_std);
     loop {
-        while let Some(frame) = negotiator.poll_transmit() {
+        while let Some(mut frame) = negotiator.poll_transmit() {
+            if let Some(token) = token.take() {
+                frame.metadata.extra.insert(ext::TOKEN.to_owned(), token.reveal().to_owned());
+            }
             match timeout_at(deadline, transmit(sender, &frame)).await {
                 Ok(sent) => sent?,
                 Err(_) => negotiator.handle_timeout(now()),
@@ -88,18 +140,25 @@ async fn run(connection: &mut Connection, mut negotiator: Negotiator) -> Result<
                 return Ok(established);
             }
             Some(Event::Failed(error)) => {
-                part(sender, receiver, &mut negotiator).await;
+                part(sender, receiver, std::iter::from_fn(|| negotiator.poll_transmit())).await;
                 return Err(failure(peer, error));
             }
             None => {}
         }
-        match timeout_at(deadline, receiver.recv()).await {
-            Ok(Ok(Some(frame))) => negotiator.handle_frame(frame, now()),
-            Ok(Ok(None)) => negotiator.handle_closed(now()),
-            Ok(Err(error)) => tell(&mut negotiator, error)?,
-            Err(_) => negotiator.handle_timeout(now()),
-        }
+        let incoming = timeout_at(deadline, receiver.recv()).await;
+        pass_on(&mut negotiator, incoming)?;
     }
+}
+
+/// Hands the negotiator what came, or did not come in time.
+fn pass_on(negotiator: &mut Negotiator, incoming: Incoming) -> Result<()> {
+    match incoming {
+        Ok(Ok(Some(frame))) => negotiator.handle_frame(frame, now()),
+        Ok(Ok(None)) => negotiator.handle_closed(now()),
+        Ok(Err(error)) => tell(negotiator, error)?,
+        Err(_) => negotiator.handle_timeout(now()),
+    }
+    Ok(())
 }
 
 /// Passes on what the negotiator has an answer for; anything else ends the handshake here.
@@ -128,9 +187,13 @@ async fn transmit(sender: &mut dyn FrameSender, frame: &Frame) -> Result<()> {
 }
 
 /// Tells the peer why, as well as that goes: closing at once would take the refusal back with the connection.
-async fn part(sender: &mut dyn FrameSender, receiver: &mut dyn FrameReceiver, negotiator: &mut Negotiator) {
+async fn part(
+    sender: &mut dyn FrameSender,
+    receiver: &mut dyn FrameReceiver,
+    last_words: impl Iterator<Item = Frame> + Send,
+) {
     let parting = async {
-        while let Some(frame) = negotiator.poll_transmit() {
+        for frame in last_words {
             transmit(sender, &frame).await?;
         }
         sender.finish().await?;

@@ -6,6 +6,7 @@ use crate::link::{Connector, Listener, Result};
 use crate::memory::{MemoryConnector, MemoryListener};
 use crate::options::Options;
 use crate::tcp::{TcpConnector, TcpListener};
+use crate::tls::{TlsConnector, TlsListener};
 use crate::url::TransportUrl;
 
 /// The connector for an address.
@@ -16,6 +17,7 @@ pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connec
     match url {
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryConnector::new(options.clone()))),
         TransportUrl::Tcp { .. } => Ok(Box::new(TcpConnector::new(options.clone()))),
+        TransportUrl::Tls { .. } => Ok(Box::new(TlsConnector::new(options.clone()))),
         other => Err(unavailable(other).into()),
     }
 }
@@ -37,6 +39,7 @@ pub async fn listen(url: &TransportUrl, options: &Options) -> Result<Box<dyn Lis
     match url {
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryListener::bind(url, options.clone())?)),
         TransportUrl::Tcp { .. } => Ok(Box::new(TcpListener::bind(url, options.clone()).await?)),
+        TransportUrl::Tls { .. } => Ok(Box::new(TlsListener::bind(url, options.clone()).await?)),
         other => Err(unavailable(other).into()),
     }
 }

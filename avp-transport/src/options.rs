@@ -1,9 +1,12 @@
 //! What a transport allows: deadlines, budgets and sizes, as public fields with their defaults (docs/spec/limits.md).
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use avp_wire::{BufferPool, Limits};
+
+use crate::auth::{Authorize, Token};
+use crate::tls::TlsOptions;
 
 /// Everything a connector or listener can be told. Cheap to clone; the buffer pool is shared by the clones.
 ///
@@ -29,6 +32,12 @@ pub struct Options {
     /// Lets plain TCP bind to or connect to addresses other than loopback. Plain TCP is neither encrypted nor
     /// authenticated, so this is off by default.
     pub allow_remote: bool,
+    /// Certificates and trust for TLS, QUIC and HTTPS.
+    pub tls: TlsOptions,
+    /// What a connector shows to be let in. Sent in the hello, so over plain TCP in the clear.
+    pub token: Option<Token>,
+    /// Whom a listener lets in; `None` lets in everyone whom the transport has let through.
+    pub authorize: Option<Arc<dyn Authorize>>,
 }
 
 impl Default for Options {
@@ -40,6 +49,9 @@ impl Default for Options {
             budgets: Budgets::default(),
             pool: POOL.clone(),
             allow_remote: false,
+            tls: TlsOptions::default(),
+            token: None,
+            authorize: None,
         }
     }
 }

@@ -1,17 +1,15 @@
 //! Plain TCP. Loopback only, unless [`Options::allow_remote`] says otherwise.
 
-use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpStream;
 
 use crate::connection::{Connection, Peer, PeerAddress};
-use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, TransportError, UsageError};
+use crate::error::{Incompatible, IoFault, TransportError};
 use crate::half_open::{HalfOpenGate, PeerKey};
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
+use crate::socket;
 use crate::stream::connection_over;
 use crate::url::TransportUrl;
 
@@ -29,28 +27,15 @@ impl TcpConnector {
     }
 
     async fn open(&self, url: &TransportUrl) -> Result<Connection> {
-        let addresses = resolve(url, &self.options).await?;
-        let unreachable = |source| IoFault::Unreachable { url: url.clone(), source };
-        let mut last = unreachable(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return tcp_connection(stream, address, &self.options),
-                Err(source) => last = unreachable(source),
-            }
-        }
-        Err(last.into())
+        let addresses = loopback(url, &self.options).await?;
+        let (stream, address) = socket::dial_any(url, &addresses).await?;
+        tcp_connection(stream, address, &self.options)
     }
 }
 
 impl Connector for TcpConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(async move {
-            let after = self.options.timeouts.connect;
-            timeout(after, self.open(url)).await.unwrap_or_else(|_| {
-                let (peer, which) = (url.to_string(), Deadline::Connect);
-                Err(LimitExceeded::Deadline { peer, which, after, got: 0, expected: 0 }.into())
-            })
-        })
+        Box::pin(socket::in_time(url, &self.options, self.open(url)))
     }
 }
 
@@ -71,30 +56,8 @@ impl TcpListener {
     /// The name does not resolve, the port is taken, or the address is not loopback and
     /// [`Options::allow_remote`] is off.
     pub async fn bind(url: &TransportUrl, options: Options) -> Result<Self> {
-        let mut last: TransportError = match url {
-            TransportUrl::Tcp { host, .. } => IoFault::Lookup {
-                host: host.clone(),
-                source: io::Error::from(io::ErrorKind::AddrNotAvailable),
-            }
-            .into(),
-            other => return Err(not_tcp(other)),
-        };
-        for address in resolve(url, &options).await? {
-            match tokio::net::TcpListener::bind(address).await {
-                Ok(listener) => return Self::over(listener, options),
-                Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                    last = IoFault::PortInUse { address }.into();
-                }
-                Err(source) => last = IoFault::Bind { address, source }.into(),
-            }
-        }
-        Err(last)
-    }
-
-    fn over(listener: tokio::net::TcpListener, options: Options) -> Result<Self> {
-        let address = listener
-            .local_addr()
-            .map_err(|source| IoFault::Broken { peer: "the listening socket".to_owned(), source })?;
+        let addresses = loopback(url, &options).await?;
+        let (listener, address) = socket::bind(&url.to_string(), &addresses).await?;
         let url = TransportUrl::Tcp { host: address.ip().to_string(), port: address.port() };
         let gate = HalfOpenGate::new(options.limits.max_half_open_per_peer);
         Ok(Self { listener, url, options, gate })
@@ -102,18 +65,12 @@ impl TcpListener {
 
     async fn next(&self) -> Result<Connection> {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, address)) => match tcp_connection(stream, address, &self.options) {
-                    Ok(connection) => {
-                        return Ok(connection.with_half_open(self.gate.enter(PeerKey::from(address.ip()))));
-                    }
-                    Err(error) => tracing::debug!(%address, %error, "a peer left while it was accepted"),
-                },
-                // One peer's failure, or a shortage of descriptors that passes, must not end a server.
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed, trying again");
-                    sleep(Duration::from_millis(50)).await;
+            let (stream, address) = socket::accept(&self.listener).await;
+            match tcp_connection(stream, address, &self.options) {
+                Ok(connection) => {
+                    return Ok(connection.with_half_open(self.gate.enter(PeerKey::from(address.ip()))));
                 }
+                Err(error) => tracing::debug!(%address, %error, "a peer left while it was accepted"),
             }
         }
     }
@@ -136,19 +93,13 @@ fn tcp_connection(stream: TcpStream, address: SocketAddr, options: &Options) -> 
     Ok(connection_over(read, write, Peer::at(PeerAddress::Socket(address)), options))
 }
 
-async fn resolve(url: &TransportUrl, options: &Options) -> Result<Vec<SocketAddr>> {
+/// The addresses of the URL, all of them allowed.
+async fn loopback(url: &TransportUrl, options: &Options) -> Result<Vec<SocketAddr>> {
     let TransportUrl::Tcp { host, port } = url else {
         return Err(not_tcp(url));
     };
-    let found = lookup_host((host.as_str(), *port))
-        .await
-        .map_err(|source| IoFault::Lookup { host: host.clone(), source })?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    if !options.allow_remote
-        && let Some(&address) = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
-    {
-        return Err(UsageError::RemoteNotAllowed { address }.into());
-    }
+    let addresses = socket::resolve(host, *port).await?;
+    socket::check_loopback(&addresses, options)?;
     Ok(addresses)
 }
 

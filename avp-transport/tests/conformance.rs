@@ -1,5 +1,7 @@
 //! Every transport keeps the same promises.
 
+mod common;
+
 use avp_transport::testing::Harness;
 use avp_transport::{BoxFuture, Connection, Connector, Listener, Options, connector, listen};
 
@@ -20,6 +22,10 @@ impl Harness for Url {
 
 mod tcp {
     avp_transport::conformance_tests!(super::Url("avp+tcp://127.0.0.1:0"));
+}
+
+mod tls {
+    avp_transport::conformance_tests!(super::common::Secure("avp+tls://127.0.0.1:0"));
 }
 
 mod memory {

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 
 use avp_wire::ErrorCode;
 
+use crate::auth::Unauthorized;
+use crate::tls::{TlsConfigError, TlsFault};
 use crate::url::{Scheme, TransportUrl, UrlError};
 
 /// Any failure of a transport. The first level says who is at fault, the second what happened.
@@ -47,10 +49,21 @@ impl TransportError {
             Self::Peer(PeerFault::Handshake { source, .. })
             | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
+            Self::Peer(PeerFault::Unauthorized { .. }) | Self::Incompatible(Incompatible::Tls { .. }) => {
+                ErrorCode::Unauthorized
+            }
             Self::Incompatible(Incompatible::Transport { .. }) => ErrorCode::NoHandler,
             Self::Usage(UsageError::Encode(source)) => source.code(),
             Self::Usage(_) => ErrorCode::InvalidArgument,
             Self::Io(_) => ErrorCode::Io,
+        }
+    }
+
+    /// A connection that broke by `source`, or was refused by the peer's TLS after this side had taken it for made.
+    pub(crate) fn broken(peer: String, source: io::Error) -> Self {
+        match TlsFault::within(&source) {
+            Some(fault) => Incompatible::Tls { peer, fault }.into(),
+            None => IoFault::Broken { peer, source }.into(),
         }
     }
 
@@ -125,6 +138,14 @@ pub enum PeerFault {
         /// Who closed.
         peer: String,
     },
+    /// The peer may not open a session here.
+    #[error("{peer} was turned away: {source}")]
+    Unauthorized {
+        /// Who came.
+        peer: String,
+        /// Why.
+        source: Unauthorized,
+    },
     /// What the peer said in the handshake is not in order.
     #[error("handshake with {peer} failed: {source}")]
     Handshake {
@@ -146,6 +167,14 @@ pub enum Incompatible {
         url: TransportUrl,
         /// Its scheme.
         scheme: Scheme,
+    },
+    /// A secure connection did not come about.
+    #[error("no secure connection with {peer}: {fault}")]
+    Tls {
+        /// With whom.
+        peer: String,
+        /// Why.
+        fault: TlsFault,
     },
     /// The handshake found that the peers do not fit, or the peer refused.
     #[error("handshake with {peer} failed: {source}")]
@@ -173,6 +202,9 @@ pub enum UsageError {
         /// The address.
         address: SocketAddr,
     },
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
     /// `payload` or `refuse` without a head.
     #[error("no frame head is pending; call `head` first")]
     NoHead,
@@ -287,7 +319,9 @@ mod tests {
         let url = "avp+quic://h:1".parse().unwrap();
         let missing = Incompatible::Transport { url, scheme: Scheme::Quic };
         assert!(
-            missing.to_string().ends_with("not available in this build; available: `avp+mem`, `avp+tcp`")
+            missing
+                .to_string()
+                .ends_with("not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`")
         );
     }
 }

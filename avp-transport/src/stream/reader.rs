@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::filling::Filling;
-use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
+use crate::error::{Deadline, LimitExceeded, PeerFault, TransportError, UsageError};
 use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
 use crate::options::Options;
@@ -120,7 +120,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
             Ok(Ok(_)) => Ok(true),
             Ok(Err(source)) => {
                 let peer = self.intake.peer.clone();
-                self.fail(IoFault::Broken { peer, source })
+                self.fail(TransportError::broken(peer, source))
             }
             Err(_) => {
                 let (peer, which) = (self.intake.peer.clone(), Deadline::Idle);
@@ -186,7 +186,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         match read {
             Some(Ok(_)) => self.fail(PeerFault::Truncated { peer, got, expected }),
             Some(Err(source)) if source.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Some(Err(source)) => self.fail(IoFault::Broken { peer, source }),
+            Some(Err(source)) => self.fail(TransportError::broken(peer, source)),
             None => {
                 let after = self.patience.waited();
                 self.fail(LimitExceeded::Deadline { peer, which: Deadline::Receive, after, got, expected })
@@ -306,7 +306,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
                 Ok(_) => {}
                 Err(source) => {
                     let peer = self.intake.peer.clone();
-                    return self.fail(IoFault::Broken { peer, source });
+                    return self.fail(TransportError::broken(peer, source));
                 }
             }
         }

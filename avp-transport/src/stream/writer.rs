@@ -6,7 +6,7 @@ use avp_wire::EncodedFrame;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::error::{Deadline, IoFault, LimitExceeded, UsageError};
+use crate::error::{Deadline, LimitExceeded, TransportError, UsageError};
 use crate::link::{BoxFuture, FrameSender, Result};
 use crate::options::Options;
 use crate::patience::Patience;
@@ -140,7 +140,7 @@ impl<W: AsyncWrite + Unpin + Send> StreamSender<W> {
         self.payload.advance(payload);
     }
 
-    fn too_slow(&mut self, total: usize) -> crate::TransportError {
+    fn too_slow(&mut self, total: usize) -> TransportError {
         self.state = State::Failed;
         let expected = u64::try_from(total).unwrap_or(u64::MAX);
         let left = u64::try_from(self.remaining()).unwrap_or(u64::MAX);
@@ -154,9 +154,9 @@ impl<W: AsyncWrite + Unpin + Send> StreamSender<W> {
         .into()
     }
 
-    fn broken(&mut self, source: io::Error) -> crate::TransportError {
+    fn broken(&mut self, source: io::Error) -> TransportError {
         self.state = State::Failed;
-        IoFault::Broken { peer: self.peer.clone(), source }.into()
+        TransportError::broken(self.peer.clone(), source)
     }
 
     async fn flush_all(&mut self) -> Result<()> {

@@ -1,0 +1,89 @@
+//! What went wrong in a TLS handshake, in terms of what to do about it.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+/// Why a secure connection did not come about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The peer's first bytes are not TLS.
+    #[error("it does not speak TLS; is it a plain port (avp+tcp, http)?")]
+    NotTls,
+    /// The peer's certificate was not issued by an authority that is trusted here.
+    #[error(
+        "its certificate is from an authority that is not trusted here; give that authority's certificate (--ca)"
+    )]
+    UnknownAuthority,
+    /// The peer's certificate has expired.
+    #[error("its certificate has expired; it needs a new one (`avp cert`)")]
+    Expired,
+    /// The peer's certificate is not valid yet.
+    #[error("its certificate is not valid yet; compare the clocks")]
+    NotYetValid,
+    /// The peer's certificate is for other names.
+    #[error(
+        "its certificate is not for this name; connect by a name in it, or issue one for this name (`avp cert`)"
+    )]
+    WrongName,
+    /// The peer has nothing to say to `avp/1`.
+    #[error("it speaks TLS but not AVP (no common ALPN protocol); is it another service?")]
+    NoProtocol,
+    /// The peer wants a certificate of this side.
+    #[error("it asks for a certificate of this side; give one (--cert, --key)")]
+    CertificateRequired,
+    /// The peer does not take this side's certificate.
+    #[error(
+        "it does not accept this side's certificate; use one of an authority that it trusts, and not an expired one"
+    )]
+    CertificateRefused,
+    /// Something else.
+    #[error("TLS failed: {0}")]
+    Other(String),
+}
+
+impl TlsFault {
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::InvalidCertificate(error) => match error {
+                CertificateError::UnknownIssuer => Self::UnknownAuthority,
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    Self::NotYetValid
+                }
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    Self::WrongName
+                }
+                other => Self::Other(other.to_string()),
+            },
+            Error::NoCertificatesPresented => Self::CertificateRequired,
+            Error::NoApplicationProtocol => Self::NoProtocol,
+            Error::InvalidMessage(_) => Self::NotTls,
+            Error::AlertReceived(alert) => Self::of_alert(*alert),
+            other => Self::Other(other.to_string()),
+        }
+    }
+
+    /// What the peer complained of.
+    pub(crate) fn of_alert(alert: AlertDescription) -> Self {
+        match alert {
+            AlertDescription::NoApplicationProtocol => Self::NoProtocol,
+            AlertDescription::CertificateRequired => Self::CertificateRequired,
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied => Self::CertificateRefused,
+            other => Self::Other(format!("the peer says {other:?}")),
+        }
+    }
+
+    /// The fault within an error of a TLS stream, where it is one.
+    pub(crate) fn within(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref::<Error>().map(Self::of)
+    }
+}
