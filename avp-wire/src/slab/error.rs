@@ -73,6 +73,15 @@ pub enum SlabError {
         /// Lowest index.
         first: u32,
     },
+    /// The frame is not of `avp.kind` `ack`.
+    #[error("the frame is no answer to a transfer")]
+    NotAck,
+    /// The gaps of an ack are not runs of the grid, ascending and apart.
+    #[error("the gaps that the receiver states are none of this transfer")]
+    Gaps,
+    /// The transfer was begun with another manifest.
+    #[error("the transfer was begun with another manifest; another cache needs another transfer id")]
+    OtherManifest,
     /// The slab is coded.
     #[error("the slab is in a KV codec that is not known here")]
     UnknownCodec,
@@ -100,6 +109,9 @@ impl SlabError {
             Self::NotManifest | Self::ManifestLength { .. } | Self::ZeroCount => ErrorCode::InvalidManifest,
             Self::TooManySlabs { .. } => ErrorCode::TooManySlabs,
             Self::NotSlab
+            | Self::NotAck
+            | Self::Gaps
+            | Self::OtherManifest
             | Self::OtherTransfer
             | Self::OffGrid(_)
             | Self::Header { .. }

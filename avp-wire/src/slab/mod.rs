@@ -3,7 +3,8 @@
 //! A [`Manifest`] describes the cache and the grid that cuts it. Each slab is a frame of its own, made by
 //! [`Manifest::slab_frame`]. The receiver's [`Reassembly`] checks slabs in any order, knows what is missing and
 //! where to resume, and keeps digests only: slabs are handed on as views, to be injected or copied into place
-//! ([`Manifest::place`]) as they come.
+//! ([`Manifest::place`]) as they come. Within a session a [`Delivery`] says with [`Ack`]s what it lacks, also to a sender
+//! that comes back on another connection.
 //!
 //! ```
 //! use avp_wire::slab::{Manifest, Reassembly, Received, TransferId};
@@ -36,13 +37,17 @@
 //! assert_eq!(copy, *cache.as_bytes());
 //! ```
 
+mod ack;
 mod copy;
+mod delivery;
 mod error;
 mod manifest;
 mod reassembly;
 mod transfer_id;
 
 pub use crate::ext::SlabId;
+pub use ack::Ack;
+pub use delivery::Delivery;
 pub use error::SlabError;
 pub use manifest::Manifest;
 pub use reassembly::{Reassembly, Received, Slab, transfer_digest};
