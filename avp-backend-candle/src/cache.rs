@@ -1,5 +1,7 @@
 //! The KV cache of one sequence: preallocated, appended in place, shared between forks until one writes.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -57,13 +59,41 @@ fn probe(shape: &CacheShape, capacity: usize) -> Result<()> {
     Ok(())
 }
 
+/// Which positions of a layer are there.
+#[derive(Clone, Debug, Default)]
+struct Filled {
+    /// The first so many, without a gap.
+    prefix: usize,
+    /// Runs beyond a gap, by their start: imports may come in any order.
+    ahead: BTreeMap<usize, usize>,
+}
+
+impl Filled {
+    fn add(&mut self, run: &Range<usize>) {
+        if run.start > self.prefix {
+            let end = self.ahead.entry(run.start).or_default();
+            *end = run.end.max(*end);
+            return;
+        }
+        self.prefix = self.prefix.max(run.end);
+        while let Some(next) = self.ahead.first_entry().filter(|next| *next.key() <= self.prefix) {
+            self.prefix = self.prefix.max(next.remove());
+        }
+    }
+
+    /// The end of the last position that is there.
+    fn reach(&self) -> usize {
+        self.ahead.values().copied().max().unwrap_or(0).max(self.prefix)
+    }
+}
+
 /// The KV cache of all layers.
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
     shape: CacheShape,
     layers: Vec<Arc<LayerKv>>,
-    /// Positions that each layer holds; at least [`len`](Self::len), more while an import is under way.
-    filled: Vec<usize>,
+    /// What each layer holds; at least [`len`](Self::len) positions, more while an import is under way.
+    filled: Vec<Filled>,
     len: usize,
     capacity: usize,
 }
@@ -73,7 +103,7 @@ impl KvCache {
     pub(crate) fn new(shape: CacheShape, capacity: usize) -> Result<Self> {
         let layers = (0..shape.layers).map(|_| LayerKv::zeros(&shape, capacity).map(Arc::new));
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        Ok(Self { filled: vec![0; layers.len()], layers, shape, len: 0, capacity })
+        Ok(Self { filled: vec![Filled::default(); layers.len()], layers, shape, len: 0, capacity })
     }
 
     pub(crate) fn shape(&self) -> &CacheShape {
@@ -93,17 +123,17 @@ impl KvCache {
         if total <= self.capacity {
             return Ok(());
         }
-        let grown = |(layer, filled): (&Arc<LayerKv>, &usize)| {
-            layer.copied(&self.shape, total, *filled).map(Arc::new)
+        let grown = |(layer, filled): (&Arc<LayerKv>, &Filled)| {
+            layer.copied(&self.shape, total, filled.reach()).map(Arc::new)
         };
         self.layers = self.layers.iter().zip(&self.filled).map(grown).collect::<Result<Vec<_>>>()?;
         self.capacity = total;
         Ok(())
     }
 
-    /// Positions that layer `index` holds.
+    /// Positions that layer `index` holds without a gap.
     pub(crate) fn filled(&self, index: usize) -> usize {
-        self.filled.get(index).copied().unwrap_or(0)
+        self.filled.get(index).map_or(0, |filled| filled.prefix)
     }
 
     /// Layer `index` for reading.
@@ -116,7 +146,8 @@ impl KvCache {
 
     /// Layer `index` for writing: its own copy if forks share it.
     pub(crate) fn layer_mut(&mut self, index: usize) -> Result<&LayerKv> {
-        let (used, capacity) = (self.filled(index), self.capacity);
+        let used = self.filled.get(index).map_or(0, Filled::reach);
+        let capacity = self.capacity;
         let Some(layer) = self.layers.get_mut(index) else {
             candle_core::bail!("layer {index} is out of range");
         };
@@ -137,14 +168,14 @@ impl KvCache {
     /// Every layer now holds `len` positions and no more.
     pub(crate) fn set_len(&mut self, len: usize) {
         self.len = len;
-        self.filled.fill(len);
+        self.filled.fill(Filled { prefix: len, ahead: BTreeMap::new() });
     }
 
-    /// Layer `index` holds at least `end` positions; the cache is as long as its shortest layer.
-    pub(crate) fn fill(&mut self, index: usize, end: usize) {
+    /// Layer `index` holds `run` too; the cache is as long as its shortest layer.
+    pub(crate) fn fill(&mut self, index: usize, run: &Range<usize>) {
         if let Some(filled) = self.filled.get_mut(index) {
-            *filled = end.max(*filled);
+            filled.add(run);
         }
-        self.len = self.filled.iter().copied().min().unwrap_or(0);
+        self.len = self.filled.iter().map(|filled| filled.prefix).min().unwrap_or(0);
     }
 }

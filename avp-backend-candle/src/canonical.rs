@@ -84,8 +84,9 @@ pub(crate) fn check_import(
     dtype: KvDtype,
     bytes: usize,
 ) -> std::result::Result<(), BackendError> {
-    // What a layer holds must stay without a gap; how far the import reaches beyond is not limited here.
-    let reach = range.layers.clone().map(|layer| cache.filled(layer)).min().unwrap_or(cache.len());
+    // Beyond the room that was asked for, a layer grows at its end only; how far is not limited here.
+    let filled = range.layers.clone().map(|layer| cache.filled(layer)).min().unwrap_or(cache.len());
+    let reach = filled.max(cache.capacity());
     check_range(cache, range, if range.tokens.start <= reach { usize::MAX } else { reach })?;
     check_length("bytes of a KV import", tensor_bytes(cache.shape(), range, dtype)?, range, bytes)
 }
@@ -109,7 +110,7 @@ pub(crate) fn import(
         for (tensor, bytes) in [(&target.k, k), (&target.v, v)] {
             import_tensor(tensor, &WriteRuns { range, dtype, bytes, large }).map_err(engine)?;
         }
-        cache.fill(layer, range.tokens.end);
+        cache.fill(layer, &range.tokens);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use avp_backend::{BackendError, Input, KvRange, Sequence};
+use avp_backend::{BackendError, Input, KvPart, KvRange, Sequence};
 use avp_wire::KvDtype;
 use candle_core::Tensor;
 
@@ -39,13 +39,49 @@ impl CandleSequence {
     fn run(&mut self, input: Input<'_>, keep: Keep) -> Result<Vec<f32>, BackendError> {
         let n = input_len(&self.model, input)?;
         self.grow(self.cache.len().saturating_add(n))?;
-        let x: Tensor = match input {
+        let x = self.embed(input)?;
+        let start = self.cache.len();
+        // Layers that an unfinished import filled further are about to be overwritten.
+        self.cache.set_len(start);
+        let model = Arc::clone(&self.model);
+        model.forward(&x, start, &mut self.cache, keep, &mut |_, _| Ok(())).map_err(engine)
+    }
+
+    /// Runs `input` behind `past` positions, each layer as soon as it holds them.
+    fn run_arriving(
+        &mut self,
+        input: Input<'_>,
+        past: usize,
+        arrive: &mut dyn FnMut() -> Result<KvPart, BackendError>,
+    ) -> Result<Vec<f32>, BackendError> {
+        let n = input_len(&self.model, input)?;
+        self.grow(past.saturating_add(n))?;
+        let x = self.embed(input)?;
+        let model = Arc::clone(&self.model);
+        let mut failed = None;
+        let outcome = model.forward(&x, past, &mut self.cache, Keep::Last, &mut |layer, cache| {
+            while cache.filled(layer) < past {
+                let taken = arrive().and_then(|part| {
+                    canonical::check_import(cache, &part.range, part.dtype, part.bytes.len())?;
+                    canonical::import(cache, &part.range, part.dtype, &part.bytes)
+                });
+                if let Err(error) = taken {
+                    failed = Some(error);
+                    candle_core::bail!("the cache stopped arriving");
+                }
+            }
+            Ok(())
+        });
+        outcome.map_err(|error| failed.unwrap_or_else(|| engine(error)))
+    }
+
+    /// `input` as layer 0 takes it, `[n, hidden]`.
+    fn embed(&self, input: Input<'_>) -> Result<Tensor, BackendError> {
+        match input {
             Input::Tokens(ids) => self.model.embed_tokens(ids),
             Input::Embeddings(values) => self.model.activations(values),
         }
-        .map_err(engine)?;
-        let model = Arc::clone(&self.model);
-        model.forward(&x, &mut self.cache, keep).map_err(engine)
+        .map_err(engine)
     }
 }
 
@@ -101,6 +137,15 @@ impl Sequence for CandleSequence {
 
     fn forward_all(&mut self, input: Input<'_>) -> Result<Vec<f32>, BackendError> {
         self.run(input, Keep::All)
+    }
+
+    fn forward_arriving(
+        &mut self,
+        input: Input<'_>,
+        past: usize,
+        arrive: &mut dyn FnMut() -> Result<KvPart, BackendError>,
+    ) -> Result<Vec<f32>, BackendError> {
+        self.run_arriving(input, past, arrive)
     }
 
     fn kv_dtype(&self) -> KvDtype {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use avp_backend::{Backend, BackendError, Input, KvRange, Sequence};
+use avp_backend::{Backend, BackendError, Input, KvPart, KvRange, Sequence};
 use avp_wire::KvDtype;
 use common::{Expected, FIXTURES, distance, load, prefilled};
 
@@ -95,6 +95,58 @@ fn import_of_an_export_goes_on_with_the_same_bits_in_every_type() {
             }
         }
     }
+}
+
+#[test]
+fn token_ranges_may_come_in_any_order_within_the_capacity() {
+    let backend = load("qwen2-window", KvDtype::F32);
+    let tokens = Expected::read("qwen2-window").tokens;
+    let (mut original, _) = prefilled(&backend, &tokens);
+    let mut copy = backend.new_sequence(tokens.len()).unwrap();
+    let mut fork = None;
+    for (part, complete) in [(30..40, 0), (11..20, 0), (0..11, 20), (20..30, 40)] {
+        let r = range(0..3, part);
+        copy.import_kv(&r, KvDtype::F32, &export(&backend, &*original, &r)).unwrap();
+        assert_eq!(copy.len(), complete, "after {r:?}");
+        // A fork and a larger cache take over what lies beyond a gap.
+        fork.get_or_insert_with(|| copy.fork().unwrap());
+    }
+    let mut fork = fork.unwrap();
+    fork.reserve(tokens.len() + 5).unwrap();
+    let r = range(0..3, 0..30);
+    fork.import_kv(&r, KvDtype::F32, &export(&backend, &*original, &r)).unwrap();
+    let expected = next(&mut *original, &[4]);
+    assert_eq!(next(&mut *copy, &[4]), expected);
+    assert_eq!(next(&mut *fork, &[4]), expected);
+}
+
+#[test]
+fn a_prompt_is_read_layer_by_layer_behind_a_cache_that_is_still_arriving() {
+    let backend = load("qwen2-window", KvDtype::F32);
+    let tokens = Expected::read("qwen2-window").tokens;
+    let (original, _) = prefilled(&backend, &tokens);
+    let mut whole = original.fork().unwrap();
+    let part = |layers, tokens| {
+        let range = range(layers, tokens);
+        let bytes = export(&backend, &*original, &range).into();
+        KvPart { range, dtype: KvDtype::F32, bytes }
+    };
+    let mut parts = [part(1..2, 0..20), part(0..1, 0..40), part(1..2, 20..40), part(2..3, 0..40)].into_iter();
+    let mut copy = backend.new_sequence(0).unwrap();
+    let mut arrive = || Ok(parts.next().expect("nothing is asked for that is there"));
+    let hidden = copy.forward_arriving(Input::Tokens(&[4, 5]), tokens.len(), &mut arrive).unwrap();
+    assert_eq!(hidden, next(&mut *whole, &[4, 5]));
+    assert_eq!(copy.len(), whole.len());
+    assert_eq!(next(&mut *copy, &[6]), next(&mut *whole, &[6]));
+
+    let mut cut_off = backend.new_sequence(0).unwrap();
+    let mut parts = 0;
+    let error = cut_off.forward_arriving(Input::Tokens(&[4]), tokens.len(), &mut || {
+        parts += 1;
+        if parts == 1 { Ok(part(0..1, 0..40)) } else { Err(BackendError::ContextInterrupted) }
+    });
+    assert!(matches!(error, Err(BackendError::ContextInterrupted)));
+    assert_eq!(cut_off.len(), 0);
 }
 
 #[test]

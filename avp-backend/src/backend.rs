@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use avp_handshake::ModelIdentity;
-use avp_wire::KvDtype;
+use avp_wire::{Bytes, KvDtype};
 
 use crate::{BackendError, ProjectionError};
 
@@ -94,10 +94,30 @@ pub trait Sequence: Send + Sync {
     fn export_kv(&self, range: &KvRange, out: &mut [u8]) -> Result<(), BackendError>;
 
     /// Appends or completes cached positions from canonical KV bytes of type `dtype`, laid out as in
-    /// [`export_kv`](Sequence::export_kv). `range.tokens` must start at most at [`len`](Sequence::len); once
-    /// every layer holds them, `len` becomes `range.tokens.end`. Layers of one token range may come in any
-    /// order and in several calls.
+    /// [`export_kv`](Sequence::export_kv). Layers and token ranges may come in any order and in several calls.
+    /// `range.tokens` must start within [`capacity`](Sequence::capacity), or where a layer ends.
+    /// [`len`](Sequence::len) counts the positions that every layer holds without a gap.
     fn import_kv(&mut self, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// Like [`forward`](Sequence::forward) behind `past` positions of which some may still be on their way: takes
+    /// parts of the cache from `arrive`, which blocks until there is one, as long as they are needed. An engine that
+    /// computes layer by layer needs those of the first layer before it starts, and the others later; by default all
+    /// are taken first.
+    ///
+    /// # Errors
+    /// Those of `arrive`, [`import_kv`](Sequence::import_kv) and `forward`. What was imported stays.
+    fn forward_arriving(
+        &mut self,
+        input: Input<'_>,
+        past: usize,
+        arrive: &mut dyn FnMut() -> Result<KvPart, BackendError>,
+    ) -> Result<Vec<f32>, BackendError> {
+        while self.len() < past {
+            let part = arrive()?;
+            self.import_kv(&part.range, part.dtype, &part.bytes)?;
+        }
+        self.forward(input)
+    }
 
     /// An independent continuation of this sequence. Cheap: the cache is shared until one side appends.
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError>;
@@ -133,6 +153,17 @@ pub struct KvRange {
     pub layers: Range<usize>,
     /// Token positions, 0-based.
     pub tokens: Range<usize>,
+}
+
+/// A part of a cache, as [`Sequence::import_kv`] takes it.
+#[derive(Clone, Debug)]
+pub struct KvPart {
+    /// Which layers and tokens.
+    pub range: KvRange,
+    /// Type of the elements.
+    pub dtype: KvDtype,
+    /// Canonical planes, without a header.
+    pub bytes: Bytes,
 }
 
 /// What a loaded model is.

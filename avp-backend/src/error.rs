@@ -88,6 +88,9 @@ pub enum BackendError {
         /// Tokens there are.
         num_tokens: usize,
     },
+    /// The cache that a generation was to build on stopped arriving.
+    #[error("the context stopped arriving; send the rest of it and ask again")]
+    ContextInterrupted,
     /// The engine cannot compute in this type.
     #[error("{device} cannot compute in {dtype:?}: {reason}")]
     Dtype {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use crate::prompt::{Prompt, PromptError};
 use crate::sample::{Sampler, SamplingOptions};
 use crate::stream::{StopStrings, TextStream};
-use crate::think::{Progress, StartError, prefill, start};
-use crate::{Backend, BackendError, Context, ContextError, Input, NonFinite};
+use crate::think::{Progress, StartError, prefill, prefill_by, start};
+use crate::{
+    Backend, BackendError, Context, ContextError, ContextImport, Input, KvPart, NonFinite, Sequence,
+};
 
 /// How an agent writes.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,52 +151,110 @@ pub fn generate(
     options: &GenerateOptions,
     on_event: &mut dyn FnMut(GenerateEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
-    let started = Instant::now();
-    let prompt_tokens = prompt.tokens(backend)?;
-    let before = context.map_or(0, Context::len);
-    let window = backend.info().max_positions;
-    let room = window.saturating_sub(before + prompt_tokens.len());
-    if room == 0 {
-        return Err(GenerateError::ContextWindow { context: before, prompt: prompt_tokens.len(), window });
-    }
-    let budget = options.max_tokens.min(room);
-    let mut sequence = start(backend, context, prompt_tokens.len() + budget)?;
+    let begun = Begun::new(backend, prompt, context.map_or(0, Context::len), options)?;
+    let mut sequence = start(backend, context, begun.tokens.len() + begun.budget)?;
     let mut cancelled = false;
-    let mut hidden = prefill(sequence.as_mut(), &prompt_tokens, &mut |progress| {
+    let hidden = prefill(sequence.as_mut(), &begun.tokens, &mut |progress| {
         cancelled |= on_event(GenerateEvent::Progress(progress)).is_break();
     })?;
-    let prefill_time = started.elapsed();
+    begun.write(backend, sequence, hidden, cancelled, options, on_event)
+}
 
-    let mut writer = Writer::new(backend, options, on_event);
-    let mut sampler = Sampler::new(options.sampling.clone());
-    let stop = loop {
-        if cancelled {
-            break StopReason::Cancelled;
+/// As [`generate`] after a context of which some is still on its way: `arrive` blocks until there is a further part.
+/// The prompt is read layer by layer while later layers arrive, where the engine can
+/// ([`Sequence::forward_arriving`]).
+///
+/// # Errors
+/// [`GenerateError`]; what `arrive` fails with, as [`GenerateError::Backend`].
+pub fn generate_arriving(
+    backend: &dyn Backend,
+    prompt: &Prompt,
+    import: ContextImport,
+    arrive: &mut dyn FnMut() -> Result<KvPart, BackendError>,
+    options: &GenerateOptions,
+    on_event: &mut dyn FnMut(GenerateEvent<'_>) -> ControlFlow<()>,
+) -> Result<Generation, GenerateError> {
+    let past = import.tokens();
+    let begun = Begun::new(backend, prompt, past, options)?;
+    let mut sequence = import.sequence;
+    let mut cancelled = false;
+    let mut progress = |progress| cancelled |= on_event(GenerateEvent::Progress(progress)).is_break();
+    let hidden = prefill_by(&begun.tokens, &mut progress, |chunk, done| {
+        sequence.forward_arriving(Input::Tokens(chunk), past + done, arrive)
+    })?;
+    begun.write(backend, sequence, hidden, cancelled, options, on_event)
+}
+
+/// A generation whose prompt fits behind its context.
+struct Begun {
+    started: Instant,
+    tokens: Vec<u32>,
+    /// Tokens of the context.
+    before: usize,
+    /// Most tokens to write.
+    budget: usize,
+}
+
+impl Begun {
+    fn new(
+        backend: &dyn Backend,
+        prompt: &Prompt,
+        before: usize,
+        options: &GenerateOptions,
+    ) -> Result<Self, GenerateError> {
+        let started = Instant::now();
+        let tokens = prompt.tokens(backend)?;
+        let window = backend.info().max_positions;
+        let room = window.saturating_sub(before + tokens.len());
+        if room == 0 {
+            return Err(GenerateError::ContextWindow { context: before, prompt: tokens.len(), window });
         }
-        if writer.tokens.len() == budget {
-            let by_window = budget < options.max_tokens;
-            break if by_window { StopReason::ContextWindow } else { StopReason::MaxTokens };
-        }
-        let logits = backend.logits(&hidden)?;
-        let token = writer.tokens.len();
-        let next = sampler.next(&logits).map_err(|NonFinite| GenerateError::NonFinite { token })?;
-        if let Some(stop) = writer.write(next)? {
-            break stop;
-        }
-        if writer.tokens.len() < budget {
-            hidden = sequence.forward(Input::Tokens(&[next]))?;
-        }
-    };
-    let (text, tokens) = writer.finish()?;
-    Ok(Generation {
-        text,
-        tokens,
-        stop,
-        prompt_tokens: prompt_tokens.len(),
-        context_tokens: before,
-        prefill_time,
-        decode_time: started.elapsed() - prefill_time,
-    })
+        Ok(Self { started, before, budget: options.max_tokens.min(room), tokens })
+    }
+
+    /// Decodes behind the prompt, whose last hidden state is `hidden`, until something stops it.
+    fn write(
+        self,
+        backend: &dyn Backend,
+        mut sequence: Box<dyn Sequence>,
+        mut hidden: Vec<f32>,
+        cancelled: bool,
+        options: &GenerateOptions,
+        on_event: &mut dyn FnMut(GenerateEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation, GenerateError> {
+        let Self { started, tokens: prompt_tokens, before, budget } = self;
+        let prefill_time = started.elapsed();
+        let mut writer = Writer::new(backend, options, on_event);
+        let mut sampler = Sampler::new(options.sampling.clone());
+        let stop = loop {
+            if cancelled {
+                break StopReason::Cancelled;
+            }
+            if writer.tokens.len() == budget {
+                let by_window = budget < options.max_tokens;
+                break if by_window { StopReason::ContextWindow } else { StopReason::MaxTokens };
+            }
+            let logits = backend.logits(&hidden)?;
+            let token = writer.tokens.len();
+            let next = sampler.next(&logits).map_err(|NonFinite| GenerateError::NonFinite { token })?;
+            if let Some(stop) = writer.write(next)? {
+                break stop;
+            }
+            if writer.tokens.len() < budget {
+                hidden = sequence.forward(Input::Tokens(&[next]))?;
+            }
+        };
+        let (text, tokens) = writer.finish()?;
+        Ok(Generation {
+            text,
+            tokens,
+            stop,
+            prompt_tokens: prompt_tokens.len(),
+            context_tokens: before,
+            prefill_time,
+            decode_time: started.elapsed() - prefill_time,
+        })
+    }
 }
 
 /// Tokens in, text out through the stop rules.

@@ -12,6 +12,7 @@ mod backend;
 mod context;
 mod error;
 mod generate;
+mod import;
 mod mix;
 mod project;
 mod prompt;
@@ -25,10 +26,15 @@ mod think;
 mod transfer;
 
 pub use avp_handshake::{Verification, VerificationPolicy};
-pub use backend::{Backend, Input, KvRange, ModelInfo, RealignmentProducts, Sequence, TextCodec, TokenMix};
+pub use backend::{
+    Backend, Input, KvPart, KvRange, ModelInfo, RealignmentProducts, Sequence, TextCodec, TokenMix,
+};
 pub use context::Context;
 pub use error::{BackendError, NonFinite};
-pub use generate::{GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate};
+pub use generate::{
+    GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate, generate_arriving,
+};
+pub use import::{ContextImport, part};
 pub use mix::{LEFT_OUT_F32, LEFT_OUT_HALF, SoftmaxMix};
 pub use project::{ProjectionMetrics, ProjectionOptions, projection_metrics, vocabulary_mediated};
 pub use prompt::{ChatMessage, Prompt, PromptError, render_chat_template};

@@ -180,10 +180,19 @@ pub(crate) fn prefill(
     tokens: &[u32],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<f32>, BackendError> {
+    prefill_by(tokens, progress, |chunk, _| sequence.forward(Input::Tokens(chunk)))
+}
+
+/// Reads `tokens` in chunks through `forward`, which is told how many went before.
+pub(crate) fn prefill_by(
+    tokens: &[u32],
+    progress: &mut dyn FnMut(Progress),
+    mut forward: impl FnMut(&[u32], usize) -> Result<Vec<f32>, BackendError>,
+) -> Result<Vec<f32>, BackendError> {
     let mut hidden = Vec::new();
     let mut done = 0;
     for chunk in tokens.chunks(PREFILL_CHUNK) {
-        hidden = sequence.forward(Input::Tokens(chunk))?;
+        hidden = forward(chunk, done)?;
         done += chunk.len();
         progress(Progress::Prefill { done, total: tokens.len() });
     }

@@ -1,9 +1,9 @@
 //! Contexts to and from wire frames, and the question whether a context belongs to a model.
 
 use avp_handshake::{ModelIdentity, Verification, VerificationPolicy};
-use avp_wire::{BufferPool, DType, Frame, KvError, KvHeader, Metadata, Mode, PayloadType, ext};
+use avp_wire::{BufferPool, Frame, KvError, KvHeader, Metadata, Mode, PayloadType, ext};
 
-use crate::{Backend, BackendError, Context, KvRange};
+use crate::{Backend, BackendError, Context, ContextImport, KvRange};
 
 /// What a context says of the model that made it.
 pub(crate) struct Claim<'a> {
@@ -102,26 +102,35 @@ impl Context {
     /// # Errors
     /// [`ContextError`] if it is empty, larger than its header can say, or the engine fails.
     pub fn to_frame(&self, stamp: &ContextStamp, pool: &BufferPool) -> Result<Frame, ContextError> {
+        let header = self.kv_header()?;
+        let mut buffer = pool.get(header.payload_len()?, KvHeader::SIZE);
+        let planes = header.write_to(&mut buffer)?;
+        let layers = 0..header.num_layers as usize;
+        self.sequence().export_kv(&KvRange { layers, tokens: 0..self.len() }, planes)?;
+        Ok(Frame::new(self.metadata(stamp), buffer.freeze()))
+    }
+
+    /// Shape and type of its canonical KV.
+    ///
+    /// # Errors
+    /// [`ContextError::Empty`], or more tokens than a header can say.
+    pub fn kv_header(&self) -> Result<KvHeader, ContextError> {
         if self.is_empty() {
             return Err(ContextError::Empty);
         }
         let identity = self.identity();
-        let sequence = self.sequence();
-        let header = KvHeader {
+        Ok(KvHeader {
             num_layers: identity.num_layers,
             num_kv_heads: identity.num_kv_heads,
             head_dim: identity.head_dim,
             seq_len: u32::try_from(self.len()).map_err(|_| KvError::Overflow)?,
-            dtype: sequence.kv_dtype(),
-        };
-        let mut buffer = pool.get(header.payload_len()?, KvHeader::SIZE);
-        let planes = header.write_to(&mut buffer)?;
-        let layers = 0..identity.num_layers as usize;
-        sequence.export_kv(&KvRange { layers, tokens: 0..self.len() }, planes)?;
-        Ok(Frame::new(self.metadata(stamp), buffer.freeze()))
+            dtype: self.sequence().kv_dtype(),
+        })
     }
 
-    fn metadata(&self, stamp: &ContextStamp) -> Metadata {
+    /// What its frame, or its manifest, says beside the cache.
+    #[must_use]
+    pub fn metadata(&self, stamp: &ContextStamp) -> Metadata {
         let identity = self.identity();
         let hash = stamp.model_hash.as_ref().unwrap_or(&identity.model_hash);
         let mut extra = [
@@ -158,42 +167,11 @@ impl Context {
         backend: &dyn Backend,
         policy: VerificationPolicy,
     ) -> Result<Self, ContextError> {
-        let metadata = &frame.metadata;
         let payload = frame.kv()?;
-        let header = *payload.header();
-        let extra = |key| metadata.extra.get(key).map(String::as_str);
-        contradiction("num_layers", &metadata.num_layers, &header.num_layers)?;
-        if metadata.dtype != DType::from(header.dtype) {
-            let (metadata, header) = (format!("{:?}", metadata.dtype), format!("{:?}", header.dtype));
-            return Err(ContextError::Contradiction { what: "dtype", metadata, header });
-        }
-        let claim = Claim {
-            family: extra(ext::MODEL_FAMILY).unwrap_or_default(),
-            hidden_dim: metadata.hidden_dim,
-            num_layers: header.num_layers,
-            num_kv_heads: header.num_kv_heads,
-            head_dim: header.head_dim,
-            weights: extra(ext::WEIGHTS),
-        };
-        let verification = claim.check(backend, policy)?;
-        let tokens = header.seq_len as usize;
-        let window = backend.info().max_positions;
-        if tokens > window {
-            return Err(ContextError::ContextWindow { tokens, window });
-        }
-        let steps = extra(ext::NUM_STEPS).unwrap_or("0").parse().map_err(|_| ContextError::NumSteps)?;
-        let mut sequence = backend.new_sequence(tokens)?;
-        let range = KvRange { layers: 0..header.num_layers as usize, tokens: 0..tokens };
-        sequence.import_kv(&range, header.dtype, payload.planes())?;
-        Ok(Self::imported(backend, sequence, steps, verification))
+        let mut import = ContextImport::begin(&frame.metadata, payload.header(), backend, policy)?;
+        import.insert_all(&payload)?;
+        Ok(import.finish(backend))
     }
-}
-
-fn contradiction(what: &'static str, metadata: &u32, header: &u32) -> Result<(), ContextError> {
-    if metadata == header {
-        return Ok(());
-    }
-    Err(ContextError::Contradiction { what, metadata: metadata.to_string(), header: header.to_string() })
 }
 
 impl<'a> Claim<'a> {

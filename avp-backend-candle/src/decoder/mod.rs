@@ -115,18 +115,23 @@ impl Decoder {
         Tensor::from_slice(values, (n, self.config.hidden), &self.device)?.to_dtype(self.activations)
     }
 
-    /// Runs `x [n, hidden]` through all layers, behind what `cache` holds, and returns hidden states after the
-    /// final norm, row-major. The cache must have room; it grows longer only if all goes well.
-    pub(crate) fn forward(&self, x: &Tensor, cache: &mut KvCache, keep: Keep) -> Result<Vec<f32>> {
-        let start = cache.len();
+    /// Runs `x [n, hidden]` through all layers, behind the `start` positions of `cache`, and returns hidden states
+    /// after the final norm, row-major. The cache must have room; it grows longer only if all goes well.
+    /// `before_layer` sees to it that a layer holds those positions.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        start: usize,
+        cache: &mut KvCache,
+        keep: Keep,
+        before_layer: &mut dyn FnMut(usize, &mut KvCache) -> Result<()>,
+    ) -> Result<Vec<f32>> {
         let n = x.dim(0)?;
-        // Layers that an unfinished import filled further are about to be overwritten.
-        cache.set_len(start);
         let mut hidden = Vec::new();
         for at in (0..n).step_by(CHUNK) {
             let chunk = x.narrow(0, at, CHUNK.min(n - at))?;
             let last = at + CHUNK >= n;
-            let y = self.forward_chunk(chunk, start + at, cache)?;
+            let y = self.forward_chunk(chunk, start + at, cache, before_layer)?;
             match keep {
                 Keep::All => hidden.append(&mut self.finish(&y)?),
                 Keep::Last if last => hidden = self.finish(&attention::last_row(&y)?)?,
@@ -137,9 +142,16 @@ impl Decoder {
         Ok(hidden)
     }
 
-    fn forward_chunk(&self, mut x: Tensor, start: usize, cache: &mut KvCache) -> Result<Tensor> {
+    fn forward_chunk(
+        &self,
+        mut x: Tensor,
+        start: usize,
+        cache: &mut KvCache,
+        before_layer: &mut dyn FnMut(usize, &mut KvCache) -> Result<()>,
+    ) -> Result<Tensor> {
         let step = Step::new(start, x.dim(0)?, &self.config, &self.device)?;
         for (index, layer) in self.layers.iter().enumerate() {
+            before_layer(index, cache)?;
             x = layer.forward(&x, index, cache, &step)?;
         }
         Ok(x)

@@ -1,6 +1,6 @@
 //! A backend made of two given tables, small enough to follow by hand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -95,6 +95,7 @@ impl Backend for MatrixBackend {
             tables: Arc::clone(&self.tables),
             window: self.info.max_positions,
             rows: Vec::new(),
+            ahead: BTreeMap::new(),
         };
         sequence.reserve(capacity)?;
         Ok(Box::new(sequence))
@@ -159,6 +160,8 @@ struct MatrixSequence {
     window: usize,
     /// Cached embeddings `[len, hidden_dim]`: both the keys and the values.
     rows: Vec<f32>,
+    /// Rows that were imported ahead of others, by their first position.
+    ahead: BTreeMap<usize, Vec<f32>>,
 }
 
 impl Sequence for MatrixSequence {
@@ -224,17 +227,28 @@ impl Sequence for MatrixSequence {
 
     fn import_kv(&mut self, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<(), BackendError> {
         let dim = self.tables.hidden_dim;
-        if range.layers != (0..1) || range.tokens.start > self.len() || dtype != KvDtype::F32 {
+        let reach = self.len().max(self.capacity());
+        if range.layers != (0..1) || range.tokens.start > reach || dtype != KvDtype::F32 {
             return Err(self.outside(range));
         }
         let expected = range.tokens.len() * dim * 8;
         if bytes.len() != expected {
             return Err(BackendError::Shape { what: "KV bytes", expected, got: bytes.len() });
         }
-        self.rows.truncate(range.tokens.start * dim);
-        self.reserve(range.tokens.len())?;
         let values = &bytes[bytes.len() / 2..];
-        self.rows.extend(values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        let values = values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        if range.tokens.start > self.len() {
+            self.ahead.insert(range.tokens.start, values);
+            return Ok(());
+        }
+        self.append(range.tokens.start, &values)?;
+        while let Some((start, values)) = self.ahead.pop_first() {
+            if start > self.len() {
+                self.ahead.insert(start, values);
+                break;
+            }
+            self.append(start, &values)?;
+        }
         Ok(())
     }
 
@@ -244,6 +258,15 @@ impl Sequence for MatrixSequence {
 }
 
 impl MatrixSequence {
+    /// Rows from position `start` on, which is at most the length.
+    fn append(&mut self, start: usize, rows: &[f32]) -> Result<(), BackendError> {
+        let dim = self.tables.hidden_dim;
+        self.rows.truncate(start * dim);
+        self.reserve(rows.len() / dim)?;
+        self.rows.extend(rows);
+        Ok(())
+    }
+
     fn outside(&self, range: &KvRange) -> BackendError {
         BackendError::KvRange {
             layers: range.layers.clone(),

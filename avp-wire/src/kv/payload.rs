@@ -66,6 +66,12 @@ impl KvPayload {
         self.bytes.get(KvHeader::SIZE..).unwrap_or_default()
     }
 
+    /// All planes as a view that keeps the payload's buffer alive.
+    #[must_use]
+    pub fn planes_bytes(&self) -> Bytes {
+        self.bytes.slice(KvHeader::SIZE.min(self.bytes.len())..)
+    }
+
     /// Header and planes, as they travel.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {
