@@ -119,7 +119,8 @@ pub trait Sequence: Send + Sync {
         self.forward(input)
     }
 
-    /// An independent continuation of this sequence. Cheap: the cache is shared until one side appends.
+    /// An independent continuation of this sequence, of the same capacity. Cheap: the cache is shared until one side
+    /// appends.
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError>;
 }
 

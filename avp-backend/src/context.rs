@@ -127,7 +127,7 @@ impl Context {
     /// [`ContextError`] naming what differs.
     pub(crate) fn check_model(&self, backend: &dyn Backend) -> Result<(), ContextError> {
         let claim = Claim::of(&self.0.identity, self.weights());
-        claim.check(backend, VerificationPolicy::Allow).map(drop)
+        claim.check(backend.info(), VerificationPolicy::Allow).map(drop)
     }
 }
 

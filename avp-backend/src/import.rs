@@ -7,7 +7,7 @@ use avp_wire::slab::SlabId;
 use avp_wire::{DType, KvHeader, KvPayload, Metadata, ext};
 
 use crate::transfer::Claim;
-use crate::{Backend, BackendError, Context, ContextError, KvPart, KvRange, Sequence};
+use crate::{Backend, BackendError, Context, ContextError, KvPart, KvRange, ModelInfo, Sequence};
 
 /// A context on its way into an engine: judged by what its sender says of it, before any of it has come.
 pub struct ContextImport {
@@ -28,22 +28,9 @@ impl ContextImport {
         backend: &dyn Backend,
         policy: VerificationPolicy,
     ) -> Result<Self, ContextError> {
-        let extra = |key| metadata.extra.get(key).map(String::as_str);
-        check_agreement(metadata, header)?;
-        let claim = Claim {
-            family: extra(ext::MODEL_FAMILY).unwrap_or_default(),
-            hidden_dim: metadata.hidden_dim,
-            num_layers: header.num_layers,
-            num_kv_heads: header.num_kv_heads,
-            head_dim: header.head_dim,
-            weights: extra(ext::WEIGHTS),
-        };
-        let verification = claim.check(backend, policy)?;
+        let verification = check_context(metadata, header, backend.info(), policy)?;
         let tokens = header.seq_len as usize;
-        let window = backend.info().max_positions;
-        if tokens > window {
-            return Err(ContextError::ContextWindow { tokens, window });
-        }
+        let extra = |key| metadata.extra.get(key).map(String::as_str);
         let latent_steps =
             extra(ext::NUM_STEPS).unwrap_or("0").parse().map_err(|_| ContextError::NumSteps)?;
         let sequence = backend.new_sequence(tokens)?;
@@ -105,6 +92,34 @@ impl fmt::Debug for ContextImport {
             .field("complete", &self.sequence.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Holds a context against `model` by what `metadata` and `header` say of it.
+///
+/// # Errors
+/// [`ContextError`] naming what does not fit.
+pub fn check_context(
+    metadata: &Metadata,
+    header: &KvHeader,
+    model: &ModelInfo,
+    policy: VerificationPolicy,
+) -> Result<Verification, ContextError> {
+    check_agreement(metadata, header)?;
+    let extra = |key| metadata.extra.get(key).map(String::as_str);
+    let claim = Claim {
+        family: extra(ext::MODEL_FAMILY).unwrap_or_default(),
+        hidden_dim: metadata.hidden_dim,
+        num_layers: header.num_layers,
+        num_kv_heads: header.num_kv_heads,
+        head_dim: header.head_dim,
+        weights: extra(ext::WEIGHTS),
+    };
+    let verification = claim.check(model, policy)?;
+    let (tokens, window) = (header.seq_len as usize, model.max_positions);
+    if tokens > window {
+        return Err(ContextError::ContextWindow { tokens, window });
+    }
+    Ok(verification)
 }
 
 /// A slab as a part of an engine's cache.

@@ -34,7 +34,7 @@ pub use error::{BackendError, NonFinite};
 pub use generate::{
     GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate, generate_arriving,
 };
-pub use import::{ContextImport, part};
+pub use import::{ContextImport, check_context, part};
 pub use mix::{LEFT_OUT_F32, LEFT_OUT_HALF, SoftmaxMix};
 pub use project::{ProjectionMetrics, ProjectionOptions, projection_metrics, vocabulary_mediated};
 pub use prompt::{ChatMessage, Prompt, PromptError, render_chat_template};

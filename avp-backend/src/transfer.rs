@@ -3,7 +3,7 @@
 use avp_handshake::{ModelIdentity, Verification, VerificationPolicy};
 use avp_wire::{BufferPool, Frame, KvError, KvHeader, Metadata, Mode, PayloadType, ext};
 
-use crate::{Backend, BackendError, Context, ContextImport, KvRange};
+use crate::{Backend, BackendError, Context, ContextImport, KvRange, ModelInfo};
 
 /// What a context says of the model that made it.
 pub(crate) struct Claim<'a> {
@@ -186,14 +186,13 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Compares with `backend`'s model: shapes and family always, checkpoints where both are known.
+    /// Compares with `model`: shapes and family always, checkpoints where both are known.
     pub(crate) fn check(
         &self,
-        backend: &dyn Backend,
+        model: &ModelInfo,
         policy: VerificationPolicy,
     ) -> Result<Verification, ContextError> {
-        let info = backend.info();
-        let mine = &info.identity;
+        let mine = &model.identity;
         let differs = |what, context: &dyn ToString, model: &dyn ToString| {
             Err(ContextError::OtherModel { what, context: context.to_string(), model: model.to_string() })
         };
@@ -210,7 +209,7 @@ impl<'a> Claim<'a> {
         {
             return differs(what, &context, &model);
         }
-        match (self.weights, info.weights.as_deref()) {
+        match (self.weights, model.weights.as_deref()) {
             (Some(context), Some(model)) if context == model => Ok(Verification::Verified),
             (Some(context), Some(model)) => {
                 Err(ContextError::OtherWeights { context: digits(context), model: digits(model) })

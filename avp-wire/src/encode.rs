@@ -96,19 +96,41 @@ impl Frame {
             None => self.payload.clone(),
         };
         let metadata = outgoing(&self.metadata, options, checksum);
-        let metadata_len = metadata.encoded_len();
-        let too_large = |len: u64| EncodeError::TooLarge { len };
-        let len = u64::try_from(metadata_len).unwrap_or(u64::MAX).saturating_add(len_u64(&payload));
-        let header = Header {
-            flags: flags(&metadata),
-            payload_length: u32::try_from(len).map_err(|_| too_large(len))?,
-            metadata_length: u32::try_from(metadata_len).map_err(|_| too_large(len))?,
-        };
-        let mut head = BytesMut::with_capacity(Header::SIZE + metadata_len);
-        head.put_slice(&header.encode());
-        metadata.encode(&mut head);
-        Ok(EncodedFrame { head: head.freeze(), payload })
+        let head = head(&metadata, len_u64(&payload))?;
+        Ok(EncodedFrame { head, payload })
     }
+}
+
+impl Frame {
+    /// The head of a frame whose payload of `len` bytes is not at hand, for a writer that streams it. The payload's
+    /// checksum is the one in `metadata`; with `align` it gets `avp.pad`, as in [`EncodeOptions::align`].
+    ///
+    /// # Errors
+    /// `TooLarge` if metadata and payload exceed 32 bits.
+    pub fn head_for(mut metadata: Metadata, len: u64, align: bool) -> Result<Bytes, EncodeError> {
+        metadata.extra.remove(ext::PAD);
+        if align {
+            let pad = pad(&metadata);
+            metadata.extra.insert(ext::PAD.to_owned(), pad);
+        }
+        head(&metadata, len)
+    }
+}
+
+/// Header and metadata before a payload of `payload_len` bytes.
+fn head(metadata: &Metadata, payload_len: u64) -> Result<Bytes, EncodeError> {
+    let metadata_len = metadata.encoded_len();
+    let too_large = |len: u64| EncodeError::TooLarge { len };
+    let len = u64::try_from(metadata_len).unwrap_or(u64::MAX).saturating_add(payload_len);
+    let header = Header {
+        flags: flags(metadata),
+        payload_length: u32::try_from(len).map_err(|_| too_large(len))?,
+        metadata_length: u32::try_from(metadata_len).map_err(|_| too_large(len))?,
+    };
+    let mut head = BytesMut::with_capacity(Header::SIZE + metadata_len);
+    head.put_slice(&header.encode());
+    metadata.encode(&mut head);
+    Ok(head.freeze())
 }
 
 /// The metadata as it goes out; a copy only where something has to change.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use avp_backend::{
-    Backend, BackendError, Context, GenerateError, GenerateEvent, GenerateOptions, Generation, Prompt,
-    ThinkError, ThinkOptions, generate, think,
+    Backend, BackendError, Context, GenerateError, GenerateEvent, GenerateOptions, Generation, ModelInfo,
+    Prompt, ThinkError, ThinkOptions, generate, think,
 };
 use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_handshake::fingerprint::Fingerprint;
@@ -14,7 +14,7 @@ use avp_handshake::{Capabilities, Hello};
 use avp_wire::ext;
 
 /// Keys of the `extra` map that this implementation understands and announces.
-const KEYS: [&str; 5] = [ext::PAD, ext::KIND, ext::TRANSFER, ext::SLAB, ext::WEIGHTS];
+const KEYS: [&str; 6] = [ext::PAD, ext::KIND, ext::TRANSFER, ext::SLAB, ext::BLAKE3, ext::WEIGHTS];
 
 /// A loaded model with a name. Clones share the model.
 #[derive(Clone)]
@@ -67,10 +67,7 @@ impl Agent {
     /// What it says of itself to a peer.
     #[must_use]
     pub fn hello(&self) -> Hello {
-        let info = self.backend.info();
-        let mut hello = Hello::new(&self.name, info.identity.clone());
-        announce(&mut hello, info.weights.as_deref());
-        hello
+        hello_of(&self.name, self.backend.info())
     }
 
     /// Reads `prompt` after `context` and takes `steps` latent steps, on a blocking thread.
@@ -107,6 +104,13 @@ impl Agent {
         let run = move || generate(backend.as_ref(), &prompt, context.as_ref(), &options, &mut on_event);
         Ok(tokio::task::spawn_blocking(run).await.map_err(|_| AgentError::Lost)??)
     }
+}
+
+/// What an agent of this model says of itself.
+pub(crate) fn hello_of(name: &str, model: &ModelInfo) -> Hello {
+    let mut hello = Hello::new(name, model.identity.clone());
+    announce(&mut hello, model.weights.as_deref());
+    hello
 }
 
 /// Announces our extension, and the checkpoint where it is known.

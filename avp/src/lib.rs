@@ -9,10 +9,16 @@
 
 mod agent;
 mod choice;
+mod context_sink;
+mod deliver;
 mod exchange;
 mod file;
+mod incoming;
+mod outgoing;
 mod peer;
+mod receive;
 mod server;
+mod session;
 mod text_key;
 
 pub use avp_backend::{
@@ -27,9 +33,12 @@ pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Meta
 
 pub use agent::{Agent, AgentError, load_backend};
 pub use choice::{Handover, choose};
+pub use deliver::Handed;
 pub use exchange::Answer;
-pub use file::{FileError, Inspection, inspect, load_context, read_frame, save_context};
+pub use file::{FileError, Inspection, inspect, load_context, open_context, read_frame, save_context};
+pub use outgoing::{OutgoingContext, SourceError};
 pub use peer::{Ask, AskError, Peer};
+pub use receive::{ReceiveEvent, ReceiveInto, ReceiveOptions, Receiver, receive};
 pub use server::{ServeError, ServeOptions, Served, Server, serve};
 pub use text_key::text_of;
 

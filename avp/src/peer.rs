@@ -1,5 +1,6 @@
 //! The asking side: one connection to another agent.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use avp_backend::{ContextError, GenerateOptions};
@@ -7,14 +8,18 @@ use avp_handshake::{
     Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage,
 };
 use avp_transport::{
-    Connection, Options as TransportOptions, TransportError, TransportUrl, UrlError, connect,
+    Options as TransportOptions, Transfer, Transfers, TransportError, TransportUrl, UrlError, connect,
     negotiate_client,
 };
-use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, KvError, ext};
+use avp_wire::slab::{SlabError, TransferId};
+use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, KvError, Metadata, ext};
+use tokio::time::timeout;
 
 use crate::agent::announce;
 use crate::choice::{choose, refused};
+use crate::deliver::{Delivery, Handed};
 use crate::exchange::{GenerateRequest, mark_slab, question_frame, record_of};
+use crate::outgoing::{OutgoingContext, SourceError};
 use crate::{Answer, Handover};
 
 /// A question to another agent.
@@ -22,9 +27,8 @@ use crate::{Answer, Handover};
 pub struct Ask {
     /// What is asked.
     pub prompt: String,
-    /// What was computed before, as [`Context::to_frame`](avp_backend::Context::to_frame) or
-    /// [`read_frame`](crate::read_frame) give it.
-    pub context: Option<Frame>,
+    /// What was computed before, by an agent or from a file ([`open_context`](crate::open_context)).
+    pub context: Option<OutgoingContext>,
     /// What the context was computed from, for a peer that cannot take it; put before the prompt then.
     pub text: Option<String>,
     /// How the answer is to be written.
@@ -63,9 +67,37 @@ pub enum AskError {
     /// The peer's answer is not a text message.
     #[error("the peer's answer is not a text message: {0}")]
     Answer(MessageError),
+    /// The context cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// What the peer says to the transfer of a context makes no sense.
+    #[error("the peer's answer to the transfer of the context is none: {0}")]
+    Protocol(SlabError),
+    /// Slabs arrived damaged again and again.
+    #[error("the peer still lacked slabs after {rounds} rounds; something between damages them")]
+    Damaged {
+        /// How often they were sent.
+        rounds: usize,
+    },
+    /// The thread that reads the context ended without a result.
+    #[error("the thread that reads the context ended without a result")]
+    Lost,
     /// The peer ended the connection instead of answering.
     #[error("the peer closed the connection without an answer; see its log")]
     Closed,
+}
+
+impl AskError {
+    /// Whether the connection failed, so that the same on another one may succeed.
+    #[must_use]
+    pub fn is_worth_another_try(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Transport(TransportError::Io(_) | TransportError::Limit(_)) => true,
+            Self::Transport(error) => error.code() == ErrorCode::ConnectionLost,
+            _ => false,
+        }
+    }
 }
 
 impl From<KvError> for AskError {
@@ -77,10 +109,14 @@ impl From<KvError> for AskError {
 /// A session with another agent.
 #[derive(Debug)]
 pub struct Peer {
-    connection: Connection,
+    transfers: Transfers,
+    /// For questions that no context belongs to.
+    questions: Transfer,
     established: Box<Established>,
     hello: Hello,
-    transfers: u64,
+    options: TransportOptions,
+    /// Ids serve once in a session.
+    used: HashSet<TransferId>,
 }
 
 impl Peer {
@@ -94,22 +130,18 @@ impl Peer {
         let mut connection = connect(&url, options).await?;
         let config = NegotiatorConfig::new(hello.clone(), connection.peer_id());
         let established = negotiate_client(&mut connection, config).await?;
-        Ok(Self { connection, established, hello, transfers: 0 })
+        let transfers = Transfers::over(connection);
+        let (questions, options) = (transfers.open("")?, options.clone());
+        Ok(Self { transfers, questions, established, hello, options, used: HashSet::new() })
     }
 
     /// The hello of an agent that has a context but no model: the identity is that of the model that made it.
-    ///
-    /// # Errors
-    /// [`AskError::Context`] if the frame is not a context.
-    pub fn hello_for(name: &str, context: Option<&Frame>) -> Result<Hello, AskError> {
+    #[must_use]
+    pub fn hello_for(name: &str, context: Option<&OutgoingContext>) -> Hello {
         let mut hello = Hello { agent_id: name.to_owned(), ..Hello::default() };
-        let mut weights = None;
-        if let Some(frame) = context {
-            hello.identity = Some(identity_of(frame)?);
-            weights = frame.metadata.extra.get(ext::WEIGHTS).map(String::as_str);
-        }
-        announce(&mut hello, weights);
-        Ok(hello)
+        hello.identity = context.map(identity_of);
+        announce(&mut hello, context.and_then(weights_of));
+        hello
     }
 
     /// What the peer runs.
@@ -129,15 +161,23 @@ impl Peer {
     /// # Errors
     /// [`AskError`]. After [`AskError::Refused`] the session can go on.
     pub async fn ask(&mut self, ask: &Ask) -> Result<Answer, AskError> {
+        self.ask_with(ask, &|_| ()).await
+    }
+
+    /// As [`ask`](Self::ask); `on` hears how far the context has come.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn ask_with(&mut self, ask: &Ask, on: &(dyn Fn(Handed) + Sync)) -> Result<Answer, AskError> {
         let started = Instant::now();
         let mut handover = match &ask.context {
             None if ask.text.is_some() => Handover::Text { why: "only text was given".to_owned() },
             None => Handover::Nothing,
-            Some(frame) => choose(&identity_of(frame)?, &self.identity(), self.resolution()),
+            Some(context) => choose(&identity_of(context), &self.identity(), self.resolution()),
         };
         let mut sent = 0;
-        if handover == Handover::Kv {
-            match self.exchange(ask, &handover, &mut sent).await {
+        if let (Handover::Kv, Some(context)) = (&handover, &ask.context) {
+            match self.ask_behind(context, ask, &mut sent, on).await {
                 Err(AskError::Refused { code: Some(code), message })
                     if code.fault() == Fault::Incompatible && ask.text.is_some() =>
                 {
@@ -146,8 +186,27 @@ impl Peer {
                 other => return Ok(answer(other?, handover, sent, started)),
             }
         }
-        let reply = self.exchange(ask, &handover, &mut sent).await?;
+        let question = self.question(self.content(ask, &handover)?, ask, None);
+        sent += send(&self.questions, question).await?;
+        let reply = answered(self.questions.recv().await?)?;
         Ok(answer(reply, handover, sent, started))
+    }
+
+    /// Hands over a context without asking anything. Gives the bytes that were sent.
+    ///
+    /// # Errors
+    /// [`AskError`]. The same context can be handed over again, on another connection too: what the peer has is not
+    /// sent again.
+    pub async fn hand_over(
+        &mut self,
+        context: &OutgoingContext,
+        on: &(dyn Fn(Handed) + Sync),
+    ) -> Result<u64, AskError> {
+        let context = self.with_free_id(context);
+        let mut lane = self.transfers.open(context.transfer().as_str())?;
+        let (described, stamp) = (self.described(&context), self.stamp());
+        let delivery = Delivery::offer(&mut lane, &context, described, &stamp, &self.options).await?;
+        delivery.complete(on).await
     }
 
     /// Ends the session after everything sent has arrived.
@@ -155,72 +214,115 @@ impl Peer {
     /// # Errors
     /// [`AskError::Transport`] if the peer does not end its side in time.
     pub async fn close(self) -> Result<(), AskError> {
-        Ok(self.connection.close().await?)
+        drop(self.questions);
+        self.transfers.finish().await?;
+        let rest = async {
+            while self.transfers.accept().await?.is_some() {}
+            Ok::<_, AskError>(())
+        };
+        timeout(self.options.timeouts.close, rest).await.unwrap_or(Err(AskError::Closed))
     }
 
-    async fn exchange(
+    /// Asks behind the KV cache.
+    async fn ask_behind(
         &mut self,
+        context: &OutgoingContext,
         ask: &Ask,
-        handover: &Handover,
         sent: &mut u64,
+        on: &(dyn Fn(Handed) + Sync),
     ) -> Result<TextMessage, AskError> {
-        let session = self.established.session.id.as_str().to_owned();
-        let mut transfer = None;
-        let mut content = ask.prompt.clone();
-        match handover {
-            Handover::Kv => {
-                self.transfers += 1;
-                let id = self.transfers.to_string();
-                if let Some(frame) = &ask.context {
-                    let frame = self.stamped(frame, &session, &id)?;
-                    *sent += self.send(&frame).await?;
-                }
-                transfer = Some(id);
-            }
-            Handover::Text { why } => {
-                let text =
-                    ask.text.as_ref().ok_or_else(|| AskError::NothingToHandOver { why: why.clone() })?;
-                content = format!("{text}\n{content}");
-            }
-            Handover::Nothing => {}
+        let context = self.with_free_id(context);
+        let mut lane = self.transfers.open(context.transfer().as_str())?;
+        let question = self.question(ask.prompt.clone(), ask, Some(context.transfer()));
+        let in_slabs = context.manifest().slab_count() > 1 && self.has_announced(ext::BLAKE3);
+        if in_slabs {
+            let (described, stamp) = (self.described(&context), self.stamp());
+            let delivery = Delivery::offer(&mut lane, &context, described, &stamp, &self.options).await?;
+            // Before the slabs: the peer reads it while they come.
+            *sent += send(delivery.lane(), question).await?;
+            *sent += delivery.complete(on).await?;
+        } else {
+            *sent += send(&lane, self.whole_frame(&context).await?).await?;
+            *sent += send(&lane, question).await?;
         }
+        answered(lane.recv().await?)
+    }
+
+    fn with_free_id(&mut self, context: &OutgoingContext) -> OutgoingContext {
+        let is_free = self.used.insert(context.transfer().clone());
+        if is_free { context.clone() } else { context.under_another_id() }
+    }
+
+    /// What is asked, behind the text where that goes instead of the cache.
+    fn content(&self, ask: &Ask, handover: &Handover) -> Result<String, AskError> {
+        let Handover::Text { why } = handover else { return Ok(ask.prompt.clone()) };
+        let text = ask.text.as_ref().ok_or_else(|| AskError::NothingToHandOver { why: why.clone() })?;
+        Ok(format!("{text}\n{}", ask.prompt))
+    }
+
+    fn question(&self, content: String, ask: &Ask, transfer: Option<&TransferId>) -> Frame {
+        let session = self.established.session.id.as_str();
         let request = GenerateRequest::of(&ask.options);
-        let question = question_frame(&session, &self.hello.agent_id, content, &request, transfer.as_deref());
-        *sent += self.send(&question).await?;
-        let reply = self.connection.recv().await?.ok_or(AskError::Closed)?;
-        if let Some(Reject { code, message }) = Reject::from_frame(&reply) {
-            return Err(AskError::Refused { code, message });
+        question_frame(session, &self.hello.agent_id, content, &request, transfer.map(TransferId::as_str))
+    }
+
+    /// The context as one frame.
+    async fn whole_frame(&self, context: &OutgoingContext) -> Result<Frame, AskError> {
+        let mut metadata = self.described(context);
+        let id = context.transfer().as_str();
+        mark_slab(&mut metadata, context.kv_header(), self.established.session.id.as_str(), id);
+        let (context, pool) = (context.clone(), self.options.pool.clone());
+        let read = tokio::task::spawn_blocking(move || context.whole(&pool));
+        Ok(Frame::new(metadata, read.await.map_err(|_| AskError::Lost)??))
+    }
+
+    /// What is said of a context, addressed to this session and without what this peer did not announce.
+    fn described(&self, context: &OutgoingContext) -> Metadata {
+        let mut metadata = Metadata { ..context.metadata().clone() };
+        metadata.extra.retain(|key, _| !key.starts_with("avp.") || self.has_announced(key));
+        let Metadata { session_id, source_agent_id, target_agent_id, .. } = self.stamp();
+        Metadata { session_id, source_agent_id, target_agent_id, ..metadata }
+    }
+
+    /// Between whom frames travel.
+    fn stamp(&self) -> Metadata {
+        Metadata {
+            session_id: self.established.session.id.as_str().to_owned(),
+            source_agent_id: self.hello.agent_id.clone(),
+            target_agent_id: self.established.remote.agent_id.clone(),
+            ..Metadata::default()
         }
-        TextMessage::from_json(&reply.payload).map_err(AskError::Answer)
     }
 
-    /// The context's frame, addressed to this session and without what this peer did not announce.
-    fn stamped(&self, frame: &Frame, session: &str, transfer: &str) -> Result<Frame, AskError> {
-        let mut frame = frame.clone();
-        let header = *frame.kv()?.header();
-        let announced = |key: &str| self.established.capabilities.as_ref().is_some_and(|c| c.has_key(key));
-        frame.metadata.extra.retain(|key, _| !key.starts_with("avp.") || announced(key));
-        frame.metadata.source_agent_id.clone_from(&self.hello.agent_id);
-        frame.metadata.target_agent_id.clone_from(&self.established.remote.agent_id);
-        mark_slab(&mut frame.metadata, &header, session, transfer);
-        Ok(frame)
+    fn has_announced(&self, key: &str) -> bool {
+        self.established.capabilities.as_ref().is_some_and(|c| c.has_key(key))
     }
+}
 
-    async fn send(&mut self, frame: &Frame) -> Result<u64, AskError> {
-        Ok(self.connection.send_frame(frame, &EncodeOptions::default()).await? as u64)
+/// Sends a frame; gives its bytes.
+async fn send(lane: &Transfer, frame: Frame) -> Result<u64, AskError> {
+    let bytes = frame.payload.len() as u64;
+    lane.send(frame, &EncodeOptions::default()).await?;
+    Ok(bytes)
+}
+
+fn answered(reply: Option<Frame>) -> Result<TextMessage, AskError> {
+    let reply = reply.ok_or(AskError::Closed)?;
+    if let Some(Reject { code, message }) = Reject::from_frame(&reply) {
+        return Err(AskError::Refused { code, message });
     }
+    TextMessage::from_json(&reply.payload).map_err(AskError::Answer)
 }
 
 fn answer(reply: TextMessage, handover: Handover, sent: u64, started: Instant) -> Answer {
     record_of(&reply).into_answer(reply.content, handover, sent, started.elapsed())
 }
 
-/// The model that made a context, as its frame tells it.
-fn identity_of(frame: &Frame) -> Result<ModelIdentity, KvError> {
-    let header = *frame.kv()?.header();
-    let metadata = &frame.metadata;
+/// The model that made a context, as its metadata tell it.
+fn identity_of(context: &OutgoingContext) -> ModelIdentity {
+    let (header, metadata) = (context.kv_header(), context.metadata());
     let extra = |key: &str| metadata.extra.get(key).cloned().unwrap_or_default();
-    Ok(ModelIdentity {
+    ModelIdentity {
         model_family: extra(ext::MODEL_FAMILY),
         model_id: metadata.model_id.clone(),
         model_hash: extra(ext::MODEL_HASH),
@@ -229,5 +331,9 @@ fn identity_of(frame: &Frame) -> Result<ModelIdentity, KvError> {
         num_kv_heads: header.num_kv_heads,
         head_dim: header.head_dim,
         tokenizer_hash: String::new(),
-    })
+    }
+}
+
+fn weights_of(context: &OutgoingContext) -> Option<&str> {
+    context.metadata().extra.get(ext::WEIGHTS).map(String::as_str)
 }

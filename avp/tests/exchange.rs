@@ -3,7 +3,8 @@
 mod common;
 
 use avp::{
-    Ask, BufferPool, ContextStamp, GenerateOptions, Handover, Peer, Prompt, ServeOptions, TransportOptions,
+    Ask, BufferPool, ContextStamp, GenerateOptions, Handover, OutgoingContext, Peer, Prompt, ServeOptions,
+    TransportOptions,
 };
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
 use avp_transport::{listen, negotiate_server};
@@ -96,8 +97,11 @@ async fn a_context_goes_before_its_question_with_what_was_announced_and_no_more(
         let session = negotiate_server(&mut connection, config).await.unwrap().session.id.to_string();
         let mut said = Vec::new();
         for _ in 0..2 {
-            said.push([connection.recv().await.unwrap().unwrap(), connection.recv().await.unwrap().unwrap()]);
-            let answer = question("answer", None, json!({}));
+            let [slab, asked] =
+                [connection.recv().await.unwrap().unwrap(), connection.recv().await.unwrap().unwrap()];
+            let transfer = asked.metadata.extra[ext::TRANSFER].clone();
+            said.push([slab, asked]);
+            let answer = question("answer", Some(&transfer), json!({}));
             connection.send_frame(&answer, &EncodeOptions::default()).await.unwrap();
         }
         (session, said)
@@ -107,8 +111,12 @@ async fn a_context_goes_before_its_question_with_what_was_announced_and_no_more(
     let mut frame = context.to_frame(&stamp, &BufferPool::new(0)).unwrap();
     frame.metadata.extra.insert(ext::TEXT.into(), "\"notes\"".into());
     let mut peer = Peer::connect("avp+mem:scripted", agent().hello(), &options).await.unwrap();
-    let ask =
-        Ask { prompt: "q".into(), context: Some(frame), text: None, options: GenerateOptions::default() };
+    let ask = Ask {
+        prompt: "q".into(),
+        context: Some(OutgoingContext::of_frame(&frame).unwrap()),
+        text: None,
+        options: GenerateOptions::default(),
+    };
     for _ in 0..2 {
         let answer = peer.ask(&ask).await.unwrap();
         assert_eq!((answer.handover, answer.text.as_str()), (Handover::Kv, "answer"));

@@ -5,7 +5,8 @@ mod common;
 use std::time::Duration;
 
 use avp::{
-    Ask, AskError, BufferPool, ContextStamp, GenerateOptions, Peer, Prompt, ServeOptions, TransportOptions,
+    Ask, AskError, BufferPool, ContextStamp, GenerateOptions, OutgoingContext, Peer, Prompt, ServeOptions,
+    TransportOptions,
 };
 use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, Metadata, PayloadType, ext};
 use serde_json::json;
@@ -91,7 +92,7 @@ async fn numbers_that_are_none_in_a_context_are_the_sender_s_mistake() {
         number.copy_from_slice(&f32::NAN.to_le_bytes());
     }
     frame.payload = payload.into();
-    let ask = Ask { context: Some(frame), ..question() };
+    let ask = Ask { context: Some(OutgoingContext::of_frame(&frame).unwrap()), ..question() };
     let refused = connect(&url).await.ask(&ask).await.unwrap_err();
     assert!(matches!(refused, AskError::Refused { code: Some(ErrorCode::InvalidArgument), .. }), "{refused}");
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use avp::{
     Agent, Ask, AskError, Backend, BackendError, BufferPool, Context, ContextStamp, Frame, GenerateOptions,
-    Handover, Metadata, ModelInfo, Peer, Prompt, SamplingOptions, ServeOptions, TransportOptions, ext, serve,
+    Handover, Metadata, ModelInfo, OutgoingContext, Peer, Prompt, SamplingOptions, ServeOptions,
+    TransportOptions, ext, serve,
 };
 use avp_backend::testing::{MatrixBackend, MatrixTables};
 use avp_backend::{RealignmentProducts, Sequence, TextCodec, TokenMix};
@@ -56,6 +57,7 @@ fn greedy() -> GenerateOptions {
 }
 
 fn ask(context: Option<Frame>, text: Option<&str>) -> Ask {
+    let context = context.map(|frame| OutgoingContext::of_frame(&frame).unwrap());
     Ask { prompt: "question".into(), context, text: text.map(str::to_owned), options: greedy() }
 }
 
@@ -89,7 +91,7 @@ async fn another_checkpoint_gets_the_text_and_the_answer_says_why() {
     let (url, _stop) = start("text", other, ServeOptions::default()).await;
     let (_, _, mut frame) = thought().await;
     frame.metadata.extra.insert("avp.weights".into(), "cd".repeat(32));
-    let hello = Peer::hello_for("client", Some(&frame)).unwrap();
+    let hello = Peer::hello_for("client", Some(&OutgoingContext::of_frame(&frame).unwrap()));
     let mut peer = Peer::connect(&url, hello, &TransportOptions::default()).await.unwrap();
     let answer = peer.ask(&ask(Some(frame.clone()), Some("notes"))).await.unwrap();
     let Handover::Text { why } = &answer.handover else { panic!("{:?}", answer.handover) };

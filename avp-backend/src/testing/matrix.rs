@@ -253,7 +253,10 @@ impl Sequence for MatrixSequence {
     }
 
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError> {
-        Ok(Box::new(self.clone()))
+        let mut fork = self.clone();
+        // A clone of a vector has no room.
+        fork.rows.reserve_exact(self.rows.capacity() - self.rows.len());
+        Ok(Box::new(fork))
     }
 }
 

@@ -78,7 +78,8 @@ impl Ack {
     /// # Errors
     /// [`SlabError::NotAck`], [`SlabError::OtherTransfer`], and those of [`decode`](Self::decode).
     pub fn from_frame(frame: &Frame, manifest: &Manifest, transfer: &TransferId) -> Result<Self, SlabError> {
-        if frame.kind() != Ok(Some(FrameKind::Ack)) {
+        // A refusal is of the same kind, and in JSON_MODE.
+        if frame.kind() != Ok(Some(FrameKind::Ack)) || frame.metadata.mode != Mode::Latent {
             return Err(SlabError::NotAck);
         }
         if frame.metadata.extra.get(ext::TRANSFER).map(|id| id.as_str()) != Some(transfer.as_str()) {

@@ -53,9 +53,9 @@ impl Manifest {
         Ok(())
     }
 
-    /// Where the bytes of slab `id` are: in the whole payload, and in its own. A run is a plane where the slab has
-    /// all tokens, else the tokens of one head.
-    fn runs(&self, id: &SlabId) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    /// Where the bytes of slab `id` are: in the payload of the whole cache, header included, and in its own. A run is a
+    /// plane where the slab has all tokens, else the tokens of one head.
+    pub fn runs(&self, id: &SlabId) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let (whole, part, id) = (self.kv, self.slab_header(id), *id);
         let token = to_usize(whole.head_dim).saturating_mul(whole.dtype.size());
         let (heads, run) = match id.tokens == whole.seq_len {

@@ -1,6 +1,7 @@
 //! The name of a transfer (`avp.transfer`).
 
 use alloc::borrow::ToOwned;
+use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
@@ -15,6 +16,12 @@ const MAX_LEN: usize = 64;
 pub struct TransferId(String);
 
 impl TransferId {
+    /// An id of 128 random bits, in hex: nobody else can name it who was not told.
+    #[must_use]
+    pub fn from_random(bits: [u8; 16]) -> Self {
+        Self(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The id as it is sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
