@@ -43,6 +43,26 @@ impl Scheme {
         }
     }
 
+    /// How an address of this scheme is written.
+    #[must_use]
+    pub const fn form(self) -> &'static str {
+        match self {
+            Self::Memory => "avp+mem:NAME",
+            Self::Tcp => "avp+tcp://HOST:PORT",
+            Self::Tls => "avp+tls://HOST:PORT",
+            Self::Quic => "avp+quic://HOST:PORT",
+            Self::SharedMemory => "avp+shm:///PATH",
+            Self::Http => "http://HOST[:PORT]",
+            Self::Https => "https://HOST[:PORT]",
+        }
+    }
+
+    /// Whether certificates secure it.
+    #[must_use]
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Quic | Self::Https)
+    }
+
     /// Whether this build can connect and listen there.
     #[must_use]
     pub const fn available(self) -> bool {

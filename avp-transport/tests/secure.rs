@@ -231,6 +231,11 @@ async fn a_token_lets_in_and_names_the_peer() {
                     TransportError::Peer(PeerFault::Unauthorized { source: found, .. }) if found == source));
                 let told = ours.unwrap_err();
                 assert_eq!(told.code(), ErrorCode::Unauthorized, "{told}");
+                assert!(
+                    matches!(told, TransportError::Incompatible(Incompatible::TurnedAway { showed_token, .. })
+                        if showed_token == shown.is_some()),
+                    "{told}"
+                );
                 assert!(!told.to_string().contains("guess"));
             }
         }
