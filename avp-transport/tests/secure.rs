@@ -91,6 +91,8 @@ async fn each_fault_of_a_certificate_is_named() {
         };
         let unknown = with(pem(&stranger.issue(&names).unwrap()));
         assert_eq!(tls_fault(address, &trusting, &unknown).await, TlsFault::UnknownAuthority);
+        let namesake = with(pem(&DevCa::new("test authority").unwrap().issue(&names).unwrap()));
+        assert_eq!(tls_fault(address, &trusting, &namesake).await, TlsFault::UnknownAuthority);
         let mut theirs = trusting.clone();
         theirs.tls.authorities = Some(TlsAuthorities::from_pem(stranger.certificate()).unwrap());
         let expired = with(pem(&stranger.issue_from(&names, long_ago, year).unwrap()));
