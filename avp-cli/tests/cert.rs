@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use common::{Server, avp, cache_dir, error_line, json, models, names, refused};
@@ -13,16 +15,54 @@ fn lines(reply: &Value) -> Vec<String> {
     reply["next"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
 }
 
-/// A command line that `avp` printed, run by a shell.
+/// A command line for `avp`, run by a shell that gives way to it.
 #[cfg(unix)]
 fn shell(line: &str) -> Command {
+    let exec = if line.starts_with("avp ") { "exec " } else { "" };
+    let program = Path::new(env!("CARGO_BIN_EXE_avp")).parent().unwrap();
+    let mut path = program.as_os_str().to_owned();
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
     let mut command = Command::new("sh");
-    command.args(["-c", &line.replacen("avp ", "exec \"$AVP\" ", 1)]);
+    command.args(["-c", &format!("{exec}{line}")]).env("PATH", path).env("M", "avp-demo-qwen2-s");
+    command.env("AVP_CACHE_DIR", cache_dir()).env("AVP_MODELS", fs::canonicalize(models()).unwrap());
     command
-        .env("AVP", env!("CARGO_BIN_EXE_avp"))
-        .env("AVP_CACHE_DIR", cache_dir())
-        .env("AVP_MODELS", models());
-    command
+}
+
+/// The lines of the README's first block under `heading`.
+#[cfg(unix)]
+fn readme(heading: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap();
+    let (_, block) = section.split_once("```sh\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    block.lines().map(|line| line.split("   #").next().unwrap().trim_end().to_owned()).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_readmes_way_over_a_network_works_as_it_stands() {
+    let folder = tempdir().unwrap();
+    let think = readme("The program").into_iter().find(|line| line.starts_with("avp think ")).unwrap();
+    let mut lines = readme("Over a network");
+    lines.insert(0, think);
+    let mut server = None;
+    for line in lines {
+        let Some(serve) = line.strip_suffix(" &") else {
+            let port = server.as_ref().map_or(0, Server::port);
+            let output =
+                shell(&line.replace(":7701", &format!(":{port}"))).current_dir(&folder).output().unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            continue;
+        };
+        assert!(serve.contains(":7701"), "{serve}");
+        let serve = format!("{} --json --until-stdin-closes", serve.replace(":7701", ":0"));
+        server = Some(Server::spawn(shell(&serve).current_dir(&folder)));
+    }
+    let server = server.unwrap();
+    // Without the token there is no answer.
+    let ask = format!("avp ask --to avp+tls://localhost:{} --prompt x --ca avp-certs/ca.pem", server.port());
+    names(&refused(shell(&ask).current_dir(&folder)), &["no token was shown"]);
 }
 
 #[cfg(unix)]
