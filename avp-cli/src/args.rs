@@ -1,9 +1,17 @@
 //! What the program can be told.
 
+mod cert;
+mod transport;
+
 use std::path::PathBuf;
 
+use avp::transport::Scheme;
 use avp::{Device, GenerateOptions, KvDtype, SamplingOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::log::LogLevel;
+pub(crate) use cert::{CERT_FOLDER, CertArgs, CertCaArgs, CertCommand, CertIssueArgs};
+pub(crate) use transport::{ConnectArgs, ListenArgs};
 
 /// Agents that hand over what they computed: KV cache instead of text.
 #[derive(Debug, Parser)]
@@ -30,6 +38,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Ask an agent that serves.
     Ask(AskArgs),
+    /// Make certificates for agents on a network.
+    Cert(CertArgs),
     /// List the models that are here.
     Models(ModelsArgs),
 }
@@ -197,21 +207,23 @@ pub(crate) struct InspectArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Where to listen; port 0 takes a free one.
-    #[arg(long, value_name = "URL", default_value = "avp+tcp://127.0.0.1:7700")]
-    pub(crate) listen: String,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
     /// The agent's name.
     #[arg(long, default_value = "avp")]
     pub(crate) name: String,
-    /// Listen beyond this machine. Plain TCP is neither encrypted nor authenticated.
-    #[arg(long)]
-    pub(crate) allow_remote: bool,
     /// Take no context whose checkpoint cannot be verified.
     #[arg(long)]
     pub(crate) require_verified: bool,
+    /// Sessions at a time; further peers are told that this agent is busy.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_sessions: u16,
     /// Generations that compute at a time; further questions wait.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_generations: u16,
+    /// How much to log on stderr.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn, env = "AVP_LOG")]
+    pub(crate) log: LogLevel,
     /// End when standard input is closed, as it is when the process that started this one ends.
     #[arg(long)]
     pub(crate) until_stdin_closes: bool,
@@ -219,9 +231,8 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AskArgs {
-    /// The agent's address.
-    #[arg(long, value_name = "URL")]
-    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
     /// What it is asked.
     #[arg(long, short)]
     pub(crate) prompt: String,
@@ -234,9 +245,6 @@ pub(crate) struct AskArgs {
     /// This agent's name.
     #[arg(long, default_value = "avp-ask")]
     pub(crate) name: String,
-    /// Connect beyond this machine. Plain TCP is neither encrypted nor authenticated.
-    #[arg(long)]
-    pub(crate) allow_remote: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
@@ -258,7 +266,33 @@ pub(crate) struct DemoArgs {
     /// Latent steps that the first agent takes after reading.
     #[arg(long, default_value_t = 2)]
     pub(crate) steps: usize,
+    /// What carries the context to the second process. The secure ones use certificates made for this run.
+    #[arg(long, value_enum, default_value_t = DemoTransport::Tcp)]
+    pub(crate) transport: DemoTransport,
     /// How many questions: the demo's own ten first, then those that measure recall.
     #[arg(long, default_value_t = 10)]
     pub(crate) questions: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DemoTransport {
+    Tcp,
+    Tls,
+    Quic,
+    Shm,
+    Http,
+    Https,
+}
+
+impl DemoTransport {
+    pub(crate) fn scheme(self) -> Scheme {
+        match self {
+            Self::Tcp => Scheme::Tcp,
+            Self::Tls => Scheme::Tls,
+            Self::Quic => Scheme::Quic,
+            Self::Shm => Scheme::SharedMemory,
+            Self::Http => Scheme::Http,
+            Self::Https => Scheme::Https,
+        }
+    }
 }

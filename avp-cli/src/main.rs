@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod demo;
+mod log;
 mod output;
 mod progress;
 
@@ -23,6 +24,7 @@ async fn main() -> ExitCode {
         Command::Think(args) => commands::think::run(args, json),
         Command::Generate(args) => commands::generate::run(args, json),
         Command::Inspect(args) => commands::inspect::run(args, json),
+        Command::Cert(args) => commands::cert::run(args, json),
         Command::Models(args) => commands::models::run(args, json),
         Command::Serve(args) => commands::serve::run(args, json).await,
         Command::Ask(args) => commands::ask::run(args, json).await,

@@ -85,7 +85,12 @@ fn one_line(error: &dyn Error) -> String {
         }
         cause = inner.source();
     }
-    let mut line = printable(&text.replace("\r\n", " ").replace(['\n', '\t'], " "));
+    short_line(&text)
+}
+
+/// Text that a peer may have put together as one line of a length that can be read.
+pub(crate) fn short_line(text: &str) -> String {
+    let mut line = printable(&text.trim_end().replace("\r\n", " ").replace(['\n', '\t'], " "));
     if let Some((end, _)) = line.char_indices().nth(MAX_ERROR) {
         line.truncate(end);
         line.push_str("..");

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{avp, json};
+use avp::transport::Scheme;
+use common::{avp, json, names, refused};
 use serde_json::Value;
 
 fn number(value: &Value) -> f64 {
@@ -44,6 +45,27 @@ fn the_demo_runs_with_every_demo_model_and_type() {
     for (model, dtype) in [("avp-demo-qwen2-s", "bf16"), ("avp-demo-llama", "f32")] {
         let demo = json(["demo", "--questions", "1", "--model", model, "--dtype", dtype]);
         assert_eq!((&demo["identical"], &demo["model"]), (&true.into(), &model.into()));
+    }
+}
+
+#[test]
+fn the_demo_runs_over_every_transport_between_processes() {
+    let transports = [
+        ("tcp", Scheme::Tcp),
+        ("tls", Scheme::Tls),
+        ("quic", Scheme::Quic),
+        ("shm", Scheme::SharedMemory),
+        ("http", Scheme::Http),
+        ("https", Scheme::Https),
+    ];
+    for (transport, scheme) in transports {
+        let args = ["demo", "--questions", "1", "--model", "avp-demo-qwen2-s", "--transport", transport];
+        if scheme.available() {
+            let demo = json(args);
+            assert_eq!((&demo["identical"], &demo["transport"]), (&true.into(), &scheme.as_str().into()));
+        } else {
+            names(&refused(&mut avp(args)), &[scheme.as_str(), "not available in this build", "avp+tcp"]);
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use avp::{
-    Agent, Ask, Backend, Context, ContextStamp, Frame, GenerateOptions, Generation, Handover, KvDtype, Peer,
-    Prompt, SamplingOptions, ThinkOptions, TransportOptions, ext, generate, read_frame, think,
+    Agent, Ask, Backend, Context, ContextStamp, Frame, GenerateOptions, Generation, Handover, KvDtype,
+    OutgoingContext, Peer, Prompt, SamplingOptions, ThinkOptions, TransportOptions, ext, generate,
+    read_frame, think,
 };
 use common::{
     MODELS, Question, Server, backend, cache_dir, greedy, greedy_args, json, pool, questions, tokens,
@@ -140,7 +141,8 @@ async fn eight_sessions_at_once_on_one_server_each_get_the_tokens_of_one_process
             let expected = write_here(agent.backend().as_ref(), &context, &ask, &greedy());
             let frame = context.to_frame(&stamp(), &pool()).unwrap();
             let mut peer = Peer::connect(&url, agent.hello(), &TransportOptions::default()).await.unwrap();
-            let question = Ask { prompt: ask, context: Some(frame), options: greedy(), ..Ask::default() };
+            let context = Some(OutgoingContext::of_frame(&frame).unwrap());
+            let question = Ask { prompt: ask, context, options: greedy(), ..Ask::default() };
             open.wait().await;
             // The same context twice in a session: its first use must not have changed it.
             for _ in 0..2 {

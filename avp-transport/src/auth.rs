@@ -27,7 +27,7 @@ pub trait Authorize: Send + Sync + fmt::Debug {
 #[non_exhaustive]
 pub enum Unauthorized {
     /// It showed no token.
-    #[error("no token was shown; give the one that the listener expects (--token)")]
+    #[error("no token was shown; give the one that the listener expects (--token-file)")]
     MissingToken,
     /// Its token is not known.
     #[error("the token is not known to the listener")]
@@ -54,6 +54,15 @@ impl Token {
         } else {
             Err(InvalidToken)
         }
+    }
+
+    /// Reads a file that holds the token and nothing else but space around it.
+    ///
+    /// # Errors
+    /// [`TokenFileError`] naming the file.
+    pub fn read(path: &Path) -> Result<Self, TokenFileError> {
+        let text = read(path)?;
+        Self::new(text.trim()).map_err(|source| TokenFileError::Token { path: path.to_owned(), source })
     }
 
     /// The secret.
@@ -99,8 +108,7 @@ impl BearerTokens {
     /// # Errors
     /// [`TokenFileError`] naming the line that is wrong.
     pub fn read(path: &Path) -> Result<Self, TokenFileError> {
-        let unreadable = |source| TokenFileError::Io { path: path.to_owned(), source };
-        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let text = read(path)?;
         let mut tokens = Self::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -144,12 +152,16 @@ impl Authorize for BearerTokens {
     }
 }
 
+fn read(path: &Path) -> Result<String, TokenFileError> {
+    fs::read_to_string(path).map_err(|source| TokenFileError::Io { path: path.to_owned(), source })
+}
+
 /// Why a file of tokens cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
     /// It cannot be read.
-    #[error("cannot read the tokens in {}: {source}", path.display())]
+    #[error("cannot read the token file {}: {source}; check the path and who may read it", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -163,6 +175,14 @@ pub enum TokenFileError {
         path: PathBuf,
         /// Its line, from 1.
         line: usize,
+    },
+    /// What is in the file of one token is none.
+    #[error("{} is to hold one token and nothing else: {source}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What a token is.
+        source: InvalidToken,
     },
     /// It has no token, so nobody could connect.
     #[error("{} holds no token; write one NAME:TOKEN a line", path.display())]
@@ -219,5 +239,13 @@ mod tests {
             assert!(message.contains(says), "{message}");
         }
         assert!(BearerTokens::read(&folder.path().join("missing")).is_err());
+
+        fs::write(&file, "s3cret\n").unwrap();
+        assert_eq!(Token::read(&file).unwrap(), token("s3cret"));
+        for text in ["", "alice: s3cret"] {
+            fs::write(&file, text).unwrap();
+            let message = Token::read(&file).unwrap_err().to_string();
+            assert!(message.contains("tokens") && message.contains("one token"), "{message}");
+        }
     }
 }

@@ -120,6 +120,7 @@ async fn run(
     mut token: Option<Token>,
 ) -> Result<Box<Established>> {
     let peer = connection.peer().to_string();
+    let showed_token = token.is_some();
     let limit = connection.options().limits.max_handshake_len;
     let (sender, receiver) = connection.halves();
     receiver.restrict(u64::from(limit));
@@ -141,7 +142,7 @@ async fn run(
             }
             Some(Event::Failed(error)) => {
                 part(sender, receiver, std::iter::from_fn(|| negotiator.poll_transmit())).await;
-                return Err(failure(peer, error));
+                return Err(failure(peer, error, showed_token));
             }
             None => {}
         }
@@ -204,8 +205,11 @@ async fn part(
     }
 }
 
-fn failure(peer: String, source: HandshakeError) -> TransportError {
+fn failure(peer: String, source: HandshakeError, showed_token: bool) -> TransportError {
     match source {
+        HandshakeError::Rejected { code: Some(ErrorCode::Unauthorized), .. } => {
+            Incompatible::TurnedAway { peer, showed_token }.into()
+        }
         HandshakeError::Timeout { seconds } => {
             let (which, after) = (Deadline::Handshake, Duration::from_secs(seconds));
             LimitExceeded::Deadline { peer, which, after, got: 0, expected: 0 }.into()

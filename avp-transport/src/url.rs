@@ -43,6 +43,26 @@ impl Scheme {
         }
     }
 
+    /// How an address of this scheme is written.
+    #[must_use]
+    pub const fn form(self) -> &'static str {
+        match self {
+            Self::Memory => "avp+mem:NAME",
+            Self::Tcp => "avp+tcp://HOST:PORT",
+            Self::Tls => "avp+tls://HOST:PORT",
+            Self::Quic => "avp+quic://HOST:PORT",
+            Self::SharedMemory => "avp+shm:///PATH",
+            Self::Http => "http://HOST[:PORT]",
+            Self::Https => "https://HOST[:PORT]",
+        }
+    }
+
+    /// Whether certificates secure it.
+    #[must_use]
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Quic | Self::Https)
+    }
+
     /// Whether this build can connect and listen there.
     #[must_use]
     pub const fn available(self) -> bool {
@@ -238,8 +258,17 @@ fn split_scheme(text: &str) -> Result<(Scheme, &str), UrlError> {
     Err(UrlError::UnknownScheme { url: text.to_owned(), scheme: name.to_owned(), meant })
 }
 
-/// Edits (insert, delete, replace) between two short words.
+/// Edits (insert, delete, replace, reorder) between two short words.
 fn distance(a: &str, b: &str) -> usize {
+    let sorted = |word: &str| {
+        let mut letters = word.as_bytes().to_vec();
+        letters.sort_unstable();
+        letters
+    };
+    // `tsl` is a slip of `tls`, not of `tcp`.
+    if a != b && sorted(a) == sorted(b) {
+        return 1;
+    }
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut corner = i;
@@ -342,6 +371,10 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
+        for scheme in Scheme::ALL {
+            let text = scheme.form().replace("HOST", "h").replace("[:PORT]", ":1").replace("PORT", "1");
+            assert_eq!(parse(&text).unwrap().scheme(), scheme, "{text}");
+        }
         assert_eq!(parse("https://example.org").unwrap().to_string(), "https://example.org:443");
         assert_eq!(parse("AVP+TCP://localhost:0").unwrap().scheme(), Scheme::Tcp);
     }
@@ -350,6 +383,7 @@ mod tests {
     fn a_misspelt_scheme_is_named_with_the_valid_ones() {
         for (text, meant) in [
             ("avp+tpc://h:1", Scheme::Tcp),
+            ("avp+tsl://h:1", Scheme::Tls),
             ("tcp://h:1", Scheme::Tcp),
             ("avp-quic://h:1", Scheme::Quic),
             ("shm:///a", Scheme::SharedMemory),

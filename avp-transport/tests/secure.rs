@@ -91,6 +91,8 @@ async fn each_fault_of_a_certificate_is_named() {
         };
         let unknown = with(pem(&stranger.issue(&names).unwrap()));
         assert_eq!(tls_fault(address, &trusting, &unknown).await, TlsFault::UnknownAuthority);
+        let namesake = with(pem(&DevCa::new("test authority").unwrap().issue(&names).unwrap()));
+        assert_eq!(tls_fault(address, &trusting, &namesake).await, TlsFault::UnknownAuthority);
         let mut theirs = trusting.clone();
         theirs.tls.authorities = Some(TlsAuthorities::from_pem(stranger.certificate()).unwrap());
         let expired = with(pem(&stranger.issue_from(&names, long_ago, year).unwrap()));
@@ -231,6 +233,11 @@ async fn a_token_lets_in_and_names_the_peer() {
                     TransportError::Peer(PeerFault::Unauthorized { source: found, .. }) if found == source));
                 let told = ours.unwrap_err();
                 assert_eq!(told.code(), ErrorCode::Unauthorized, "{told}");
+                assert!(
+                    matches!(told, TransportError::Incompatible(Incompatible::TurnedAway { showed_token, .. })
+                        if showed_token == shown.is_some()),
+                    "{told}"
+                );
                 assert!(!told.to_string().contains("guess"));
             }
         }

@@ -91,7 +91,7 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// Tokens that it took over.
     pub context_tokens: usize,
-    /// Bytes that went to the peer.
+    /// Bytes that went to the peer, heads of frames left out.
     pub bytes_sent: u64,
     /// From sending to the answer.
     pub elapsed: Duration,

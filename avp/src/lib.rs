@@ -28,6 +28,8 @@ pub use avp_backend::{
 };
 pub use avp_backend_candle::{CandleBackend, Device, LoadOptions, LoadProgress, ProgressFn};
 pub use avp_handshake::{Hello, ModelIdentity, Resolution, ResolutionPath};
+/// Transports, certificates and tokens.
+pub use avp_transport as transport;
 pub use avp_transport::{Options as TransportOptions, TransportError, TransportUrl, UrlError};
 pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, ext};
 

@@ -1,7 +1,7 @@
 //! `avp ask`.
 
 use anyhow::Result;
-use avp::{Answer, Ask, Handover, Peer, TransportOptions, open_context, text_of};
+use avp::{Answer, Ask, Handover, Peer, open_context, text_of};
 use serde_json::{Value, json};
 
 use super::model;
@@ -12,13 +12,12 @@ use crate::output;
 const MAX_ANSWER: u64 = 16 << 20;
 
 pub(crate) async fn run(args: AskArgs, json: bool) -> Result<()> {
+    let mut transport = args.connect.options()?;
+    transport.limits.memory_budget = MAX_ANSWER;
     let context = args.context.as_ref().map(|file| open_context(file, &model::pool())).transpose()?;
     let text = args.text.or_else(|| context.as_ref().and_then(|context| text_of(context.metadata())));
-    let mut transport = TransportOptions::default();
-    transport.allow_remote = args.allow_remote;
-    transport.limits.memory_budget = MAX_ANSWER;
     let hello = Peer::hello_for(&args.name, context.as_ref());
-    let mut peer = Peer::connect(&args.to, hello, &transport).await?;
+    let mut peer = Peer::connect(&args.connect.to, hello, &transport).await?;
     let resolution = peer.resolution().path.to_string();
     let ask = Ask { prompt: args.prompt, context, text, options: args.sampling.into() };
     let answer = peer.ask(&ask).await?;

@@ -6,17 +6,19 @@ use serde_json::json;
 
 use super::model;
 use crate::args::ServeArgs;
-use crate::output;
+use crate::{log, output};
 
 pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
+    log::start(args.log);
+    let mut options = ServeOptions::default();
+    options.transport = args.listen.options()?;
     let backend = model::load(&args.model.model, &args.model.engine)?;
     let model_id = backend.info().identity.model_id.clone();
     let agent = Agent::new(&args.name, backend).with_cache_dir(model::cache_dir());
-    let mut options = ServeOptions::default();
-    options.transport.allow_remote = args.allow_remote;
     options.policy = model::policy(args.require_verified);
+    options.max_sessions = usize::from(args.max_sessions);
     options.max_generations = usize::from(args.max_generations);
-    let server = serve(agent, &args.listen, options, move |served| report(served, json)).await?;
+    let server = serve(agent, &args.listen.listen, options, move |served| report(served, json)).await?;
     let url = server.url().to_string();
     if json {
         output::object(&json!({ "listening": url, "model": model_id }))?;

@@ -1,5 +1,6 @@
 //! The second agent: this program once more, as a process of its own.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,13 +34,14 @@ struct Announcement {
 
 impl SecondAgent {
     /// Starts it with the same model and engine.
-    pub(crate) fn start(model: &str, engine: &EngineArgs) -> Result<Self> {
+    pub(crate) fn start(model: &str, engine: &EngineArgs, serve_args: &[OsString]) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
         command
             .args(["--json", "serve", "--until-stdin-closes", "--require-verified", "--name", "answerer"])
-            .args(["--listen", "avp+tcp://127.0.0.1:0", "--model", model, "--dtype", engine.dtype.as_str()])
+            .args(["--model", model, "--dtype", engine.dtype.as_str()])
             .args(["--device", &engine.device_arg()])
+            .args(serve_args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -1,20 +1,20 @@
 //! `avp demo`: the same questions answered by one agent alone, after text, and after a handover.
 
 mod agent;
+mod meeting;
 mod questions;
 mod report;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use avp::{
-    Agent, Answer, Ask, ContextStamp, GenerateOptions, Peer, Prompt, SamplingOptions, TransportOptions,
-};
+use avp::{Agent, Answer, Ask, GenerateOptions, OutgoingContext, Peer, Prompt, SamplingOptions};
 
 use crate::args::DemoArgs;
 use crate::commands::model;
 use crate::progress::Bar;
 use agent::SecondAgent;
+use meeting::Meeting;
 use questions::{Question, Values};
 use report::Report;
 
@@ -49,14 +49,16 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
     let values = questions::values()?;
     let started = Instant::now();
     // The second process loads its own copy of the model while this one loads.
-    let second = SecondAgent::start(name, &args.engine)?;
+    let meeting = Meeting::prepare(args.transport)?;
+    let second = SecondAgent::start(name, &args.engine, &meeting.serve_args)?;
     let backend = model::load(name, &args.engine)?;
     let first = Agent::new("reader", backend).with_cache_dir(model::cache_dir());
     let second = second.listening().await?;
-    let mut peer = Peer::connect(second.url(), first.hello(), &TransportOptions::default())
+    let mut peer = Peer::connect(second.url(), first.hello(), &meeting.options)
         .await
         .context("cannot reach the second agent")?;
     let mut report = Report::new(&first, second.url(), &peer, &args, started.elapsed());
+    meeting.remove_files();
     if !json {
         report.print_head()?;
     }
@@ -104,9 +106,7 @@ async fn ask_three_ways(
     let started = Instant::now();
     let context = first.think(Prompt::User(question.notes.clone()), None, steps).await?;
     let think_time = started.elapsed();
-    let stamp = ContextStamp { extensions: true, ..ContextStamp::default() };
-    let frame = context.to_frame(&stamp, &model::pool())?;
-    let by_latent = peer.ask(&ask(Some(frame), None)).await?;
+    let by_latent = peer.ask(&ask(Some(OutgoingContext::of_context(&context)?), None)).await?;
 
     let both = first.generate(alone, Some(context), options, |_| std::ops::ControlFlow::Continue(())).await?;
     let outcome = |answer: &Answer| Outcome {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use avp::transport::Scheme;
 use avp::{Agent, Peer};
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     model: String,
     url: String,
+    transport: Scheme,
     resolution: String,
     dtype: &'static str,
     steps: usize,
@@ -29,6 +31,7 @@ impl Report {
             rows: Vec::new(),
             model: first.backend().info().identity.model_id.clone(),
             url: url.to_owned(),
+            transport: args.transport.scheme(),
             resolution: peer.resolution().path.to_string(),
             dtype: args.engine.dtype.as_str(),
             steps: args.steps,
@@ -37,7 +40,7 @@ impl Report {
     }
 
     pub(crate) fn print_head(&self) -> Result<()> {
-        let Self { model, url, resolution, dtype, steps, .. } = self;
+        let Self { model, url, transport, resolution, dtype, steps, .. } = self;
         let id = std::process::id();
         output::line(&format!(
             "reader    this process ({id}), {model} in {dtype}: reads the notes, {steps} latent steps"
@@ -45,7 +48,11 @@ impl Report {
         output::line(&format!(
             "answerer  a second process at {url}: gets the notes as text, or as KV cache"
         ))?;
-        output::line(&format!("session   {resolution}; both loaded in {:.1} s\n", self.setup.as_secs_f64()))?;
+        let secured = if transport.is_secure() { ", each side with a certificate" } else { "" };
+        output::line(&format!(
+            "session   {resolution} over {transport}{secured}; both loaded in {:.1} s\n",
+            self.setup.as_secs_f64()
+        ))?;
         output::line(&format!(
             "{:<25}{:<10}{:<25}{:<25}{:<25}",
             "question", "expected", "direct (one agent)", "text (notes in prompt)", "latent (KV cache)"
@@ -106,6 +113,7 @@ impl Report {
         json!({
             "model": self.model,
             "dtype": self.dtype,
+            "transport": self.transport.as_str(),
             "resolution": self.resolution,
             "latent_steps": self.steps,
             "questions": self.rows.iter().map(row_record).collect::<Vec<_>>(),

@@ -48,19 +48,36 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(model: &str, args: &[&str]) -> Self {
-        let mut process =
-            avp(["serve", "--json", "--until-stdin-closes", "--listen", "avp+tcp://127.0.0.1:0"])
-                .args(["--model", model])
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+        Self::run(&mut Self::command(model, args))
+    }
+
+    /// `avp serve`, on plain TCP unless `args` say where to listen.
+    pub(crate) fn command(model: &str, args: &[&str]) -> Command {
+        let mut command = avp(["serve", "--model", model]);
+        if !args.contains(&"--listen") {
+            command.args(["--listen", "avp+tcp://127.0.0.1:0"]);
+        }
+        command.args(args);
+        command
+    }
+
+    /// Runs such a command and waits until it listens.
+    pub(crate) fn run(command: &mut Command) -> Self {
+        Self::spawn(command.args(["--json", "--until-stdin-closes"]))
+    }
+
+    /// As [`Server::run`], of a command that has `--json` and `--until-stdin-closes`.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let announced: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
         let url = announced["listening"].as_str().unwrap_or_else(|| panic!("{line}")).to_owned();
         Self { process, url }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.url.rsplit(':').next().unwrap().parse().unwrap()
     }
 }
 

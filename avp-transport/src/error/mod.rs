@@ -49,7 +49,8 @@ impl TransportError {
             Self::Peer(PeerFault::Handshake { source, .. })
             | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
-            Self::Peer(PeerFault::Unauthorized { .. }) | Self::Incompatible(Incompatible::Tls { .. }) => {
+            Self::Peer(PeerFault::Unauthorized { .. })
+            | Self::Incompatible(Incompatible::Tls { .. } | Incompatible::TurnedAway { .. }) => {
                 ErrorCode::Unauthorized
             }
             Self::Incompatible(Incompatible::Transport { .. }) => ErrorCode::NoHandler,
@@ -99,7 +100,7 @@ impl From<UrlError> for TransportError {
 #[non_exhaustive]
 pub enum PeerFault {
     /// The first bytes are not a frame's.
-    #[error("{peer} does not speak AVP: its first bytes are {}; is another service listening there?", hex(.first))]
+    #[error("{peer} does not speak AVP: its first bytes are {}; {}", hex(.first), other_protocol(.first))]
     NotAvp {
         /// Who sent it.
         peer: String,
@@ -175,6 +176,14 @@ pub enum Incompatible {
         peer: String,
         /// Why.
         fault: TlsFault,
+    },
+    /// The listener does not let this side in.
+    #[error("{peer} does not let this side in: {}", token_hint(*.showed_token))]
+    TurnedAway {
+        /// Who listens there.
+        peer: String,
+        /// Whether this side showed a token.
+        showed_token: bool,
     },
     /// The handshake found that the peers do not fit, or the peer refused.
     #[error("handshake with {peer} failed: {source}")]
@@ -283,6 +292,28 @@ fn available() -> String {
     names.join(", ")
 }
 
+fn token_hint(showed_token: bool) -> &'static str {
+    if showed_token {
+        "the token that was shown is not one of those it knows; give another (--token-file)"
+    } else {
+        "no token was shown; give the one that it expects (--token-file)"
+    }
+}
+
+/// What other protocol begins like this, and what to do about it.
+fn other_protocol(first: &[u8]) -> &'static str {
+    const REQUESTS: [&[u8]; 7] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PRI "];
+    if matches!(first, [0x14..=0x17, 3, ..]) {
+        "that is TLS; both sides need the same scheme (avp+tls://)"
+    } else if REQUESTS.iter().any(|request| first.starts_with(request)) {
+        "that is an HTTP request; both sides need the same scheme"
+    } else if first.starts_with(b"HTTP") {
+        "that is HTTP; is another service listening there?"
+    } else {
+        "is another service listening there?"
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let text: String =
@@ -302,8 +333,12 @@ mod tests {
         assert_eq!(
             not_avp.to_string(),
             "127.0.0.1:80 does not speak AVP: its first bytes are 48 54 54 50 2f 31 2e 31 20 34 30 30 (HTTP/1.1.400); \
-             is another service listening there?"
+             that is HTTP; is another service listening there?"
         );
+        for (first, says) in [(&b"\x15\x03\x03\x00\x02\x02"[..], "avp+tls"), (b"GET / HT", "HTTP request")] {
+            let message = PeerFault::NotAvp { peer: "p".into(), first: first.to_vec() }.to_string();
+            assert!(message.contains(says) && message.contains("same scheme"), "{message}");
+        }
         let stalled = LimitExceeded::Deadline {
             peer: "p".into(),
             which: Deadline::Receive,

@@ -10,6 +10,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -40,7 +41,7 @@ pub struct TlsAuthorities(Arc<RootCertStore>);
 #[non_exhaustive]
 pub enum TlsConfigError {
     /// A file cannot be read.
-    #[error("cannot read {}: {what}", path.display())]
+    #[error("cannot read {}: {what}; check the path and who may read it", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -65,7 +66,17 @@ pub enum TlsConfigError {
     /// The system has no authorities, and none were given.
     #[error("no certificate authority to trust: give one (--ca); `avp cert` makes one")]
     NoAuthorities,
-    /// Certificate and key do not belong together, or cannot be used.
+    /// The key is not that of the certificate.
+    #[error(
+        "the key in {key} does not belong to the certificate in {certificate}; give the two that were made together"
+    )]
+    KeyMismatch {
+        /// Where the certificate is from.
+        certificate: String,
+        /// Where the key is from.
+        key: String,
+    },
+    /// Certificate or key cannot be used.
     #[error("the certificate cannot be used: {what}")]
     Unusable {
         /// Why.
@@ -77,7 +88,7 @@ impl TlsCertificate {
     /// Reads PEM text: the certificate first, then those that it was issued under; and its key.
     ///
     /// # Errors
-    /// [`TlsConfigError`] if one of them is missing or broken.
+    /// [`TlsConfigError`] if one of them is missing or broken, or the key is another certificate's.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, TlsConfigError> {
         Self::parse(chain.as_bytes(), "the certificate's text", key.as_bytes(), "the key's text")
     }
@@ -94,7 +105,14 @@ impl TlsCertificate {
         let chain = certificates(chain, chain_origin)?;
         let no_key = |_| TlsConfigError::NoKey { origin: key_origin.to_owned() };
         let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-        Ok(Self { chain, key: Arc::new(key) })
+        match CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()) {
+            Ok(_) => Ok(Self { chain, key: Arc::new(key) }),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsConfigError::KeyMismatch {
+                certificate: chain_origin.to_owned(),
+                key: key_origin.to_owned(),
+            }),
+            Err(error) => Err(unusable(format!("{chain_origin}, {key_origin}: {error}"))),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A certificate authority for development and for closed networks: two files, and certificates issued under it.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -9,6 +9,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
+use rustls::pki_types::ServerName;
+
+use super::{TlsCertificate, TlsConfigError};
 
 /// How long an authority is valid: 10 years.
 pub const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -46,12 +49,32 @@ pub enum CertificateError {
         source: io::Error,
     },
     /// The file is there; it is not replaced.
-    #[error("{} exists; choose another folder or name, or remove it first", path.display())]
+    #[error("{} exists; choose another folder or name, or have it replaced (--force)", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// A name cannot be in a certificate, or the files of the authority are broken.
+    /// There is no authority in the folder.
+    #[error("no authority in {} (ca.pem and ca.key); `avp cert ca` makes one", folder.display())]
+    NoAuthority {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The files of the authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] TlsConfigError),
+    /// The text is no name of a host or an agent.
+    #[error(
+        "`{name}` cannot be in a certificate; write a host name of letters, digits, `-` and `.`, or an IP address"
+    )]
+    Name {
+        /// The text.
+        name: String,
+    },
+    /// The name would put the certificate where the authority's own is.
+    #[error("`ca` is what the authority's own files are called; choose another name")]
+    Reserved,
+    /// The certificate cannot be made.
     #[error("cannot make the certificate: {0}")]
     Make(#[from] rcgen::Error),
 }
@@ -78,21 +101,35 @@ impl DevCa {
     /// # Errors
     /// [`CertificateError`] naming the file that is missing or broken.
     pub fn read(folder: &Path) -> Result<Self, CertificateError> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read_to_string(&path).map_err(|source| CertificateError::Io { path, source })
-        };
-        let (certificate, key) = (read(CA_FILES.0)?, read(CA_FILES.1)?);
+        let (certificate, key) = (folder.join(CA_FILES.0), folder.join(CA_FILES.1));
+        if !certificate.exists() || !key.exists() {
+            return Err(CertificateError::NoAuthority { folder: folder.to_owned() });
+        }
+        // Nobody would accept what is issued with another certificate's key.
+        TlsCertificate::from_files(&certificate, &key)?;
+        let read =
+            |path: PathBuf| fs::read_to_string(&path).map_err(|source| CertificateError::Io { path, source });
+        let (certificate, key) = (read(certificate)?, read(key)?);
         let issuer = Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(&key)?)?;
         Ok(Self { issuer, certificate, key })
     }
 
-    /// Writes `ca.pem` and `ca.key` into `folder`, the key readable by its owner alone. Gives the paths.
+    /// Writes `ca.pem` and `ca.key` into `folder`, which is made where it is missing, the key readable by its owner
+    /// alone. Gives the paths.
     ///
     /// # Errors
-    /// [`CertificateError`]; a file that exists is never replaced.
+    /// [`CertificateError`]; a file that exists is not replaced.
     pub fn write(&self, folder: &Path) -> Result<[PathBuf; 2], CertificateError> {
         write_pair(folder, CA_FILES, &self.certificate, &self.key)
+    }
+
+    /// As [`write`](Self::write), in place of an authority that is there; what that one issued is of no use then.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn replace(&self, folder: &Path) -> Result<[PathBuf; 2], CertificateError> {
+        remove_pair(folder, CA_FILES)?;
+        self.write(folder)
     }
 
     /// The authority's certificate as PEM text.
@@ -105,7 +142,7 @@ impl DevCa {
     /// [`CERTIFICATE_VALIDITY`] from now. The first name is the peer's identity.
     ///
     /// # Errors
-    /// [`CertificateError::Make`] if a name cannot be in a certificate.
+    /// [`CertificateError::Name`] if a name cannot be in a certificate.
     pub fn issue(&self, names: &[String]) -> Result<Issued, CertificateError> {
         self.issue_from(names, SystemTime::now(), CERTIFICATE_VALIDITY)
     }
@@ -120,6 +157,7 @@ impl DevCa {
         start: SystemTime,
         time: Duration,
     ) -> Result<Issued, CertificateError> {
+        names.iter().try_for_each(|name| check_name(name))?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = common_name(names.first().map_or("agent", String::as_str));
@@ -134,14 +172,40 @@ impl DevCa {
 }
 
 impl Issued {
-    /// Writes `NAME.pem` and `NAME.key` into `folder`, the key readable by its owner alone. Gives the paths.
+    /// Writes `NAME.pem` and `NAME.key` into `folder`, which is made where it is missing, the key readable by its owner
+    /// alone. Gives the paths. The `*` of a wildcard is `_` in the files' names.
     ///
     /// # Errors
-    /// [`CertificateError`]; a file that exists is never replaced.
+    /// [`CertificateError`]; a file that exists is not replaced.
     pub fn write(&self, folder: &Path, name: &str) -> Result<[PathBuf; 2], CertificateError> {
-        let files = (format!("{name}.pem"), format!("{name}.key"));
-        write_pair(folder, (&files.0, &files.1), &self.certificate, &self.key)
+        let (certificate, key) = file_names(name)?;
+        write_pair(folder, (&certificate, &key), &self.certificate, &self.key)
     }
+
+    /// As [`write`](Self::write), in place of files that are there.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn replace(&self, folder: &Path, name: &str) -> Result<[PathBuf; 2], CertificateError> {
+        let (certificate, key) = file_names(name)?;
+        remove_pair(folder, (&certificate, &key))?;
+        self.write(folder, name)
+    }
+}
+
+/// What a certificate can be for: a host name, maybe with `*.` in front, or an address.
+fn check_name(name: &str) -> Result<(), CertificateError> {
+    let host = name.strip_prefix("*.").unwrap_or(name);
+    ServerName::try_from(host).map(drop).map_err(|_| CertificateError::Name { name: name.to_owned() })
+}
+
+fn file_names(name: &str) -> Result<(String, String), CertificateError> {
+    check_name(name)?;
+    if name.eq_ignore_ascii_case("ca") {
+        return Err(CertificateError::Reserved);
+    }
+    let stem = name.replace('*', "_");
+    Ok((format!("{stem}.pem"), format!("{stem}.key")))
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -168,9 +232,22 @@ fn write_pair(
             return Err(CertificateError::Exists { path: path.clone() });
         }
     }
+    fs::create_dir_all(folder).map_err(|source| CertificateError::Io { path: folder.to_owned(), source })?;
     write(&key_path, key, 0o600)?;
     write(&certificate_path, certificate, 0o644)?;
     Ok([certificate_path, key_path])
+}
+
+fn remove_pair(folder: &Path, files: (&str, &str)) -> Result<(), CertificateError> {
+    for path in [folder.join(files.0), folder.join(files.1)] {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(CertificateError::Io { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
@@ -182,4 +259,66 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
     #[cfg(not(unix))]
     let _ = mode;
     options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_no_peer_could_be_called_gets_no_certificate() {
+        let ca = DevCa::new("test").unwrap();
+        for name in ["", "a b", "../a", "http://a", "a:1", "ü.example", "*", "a.*.b"] {
+            assert!(
+                matches!(ca.issue(&names(&["localhost", name])), Err(CertificateError::Name { .. })),
+                "{name}"
+            );
+        }
+        assert!(ca.issue(&names(&["alice", "h.example", "*.example.org", "127.0.0.1", "::1"])).is_ok());
+    }
+
+    #[test]
+    fn files_are_replaced_on_request_only_and_never_an_authority_by_what_it_issued() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("made");
+        let ca = DevCa::new("test").unwrap();
+        let [certificate, key] = ca.write(&folder).unwrap();
+        assert!(matches!(ca.write(&folder), Err(CertificateError::Exists { .. })));
+        let issued = ca.issue(&names(&["localhost"])).unwrap();
+        issued.write(&folder, "localhost").unwrap();
+        assert!(matches!(issued.write(&folder, "localhost"), Err(CertificateError::Exists { .. })));
+        issued.replace(&folder, "localhost").unwrap();
+        for name in ["ca", "CA"] {
+            assert!(matches!(issued.replace(&folder, name), Err(CertificateError::Reserved)));
+        }
+        assert_eq!(fs::read_to_string(&certificate).unwrap(), ca.certificate());
+        let other = DevCa::new("other").unwrap();
+        other.replace(&folder).unwrap();
+        assert_eq!(fs::read_to_string(&certificate).unwrap(), other.certificate());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let _ = key;
+    }
+
+    #[test]
+    fn an_authority_that_is_missing_or_put_together_of_two_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        assert!(matches!(DevCa::read(folder), Err(CertificateError::NoAuthority { .. })));
+        let [_, key] = DevCa::new("one").unwrap().write(folder).unwrap();
+        DevCa::read(folder).unwrap();
+        fs::write(&key, &DevCa::new("two").unwrap().key).unwrap();
+        let error = DevCa::read(folder).map(drop).unwrap_err();
+        assert!(error.to_string().contains("does not belong"), "{error}");
+        fs::write(&key, "nothing").unwrap();
+        let error = DevCa::read(folder).map(drop).unwrap_err();
+        assert!(error.to_string().contains("ca.key holds no private key"), "{error}");
+    }
 }

@@ -47,7 +47,8 @@ impl TlsFault {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::InvalidCertificate(error) => match error {
-                CertificateError::UnknownIssuer => Self::UnknownAuthority,
+                // A bad signature is what an authority makes that only has the name of a trusted one.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownAuthority,
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                     Self::NotYetValid
