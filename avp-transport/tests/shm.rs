@@ -177,7 +177,8 @@ fn process(role: &str, path: &Path) -> Child {
 const LARGE: usize = 64 << 20;
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i / 4096) as u8 ^ seed).collect()
+    let pages = (0..len.div_ceil(4096)).flat_map(|page| [page as u8 ^ seed; 4096]);
+    pages.take(len).collect()
 }
 
 #[tokio::test]

@@ -255,6 +255,7 @@ mod tests {
         }
     }
 
+    // spec: shm 3.7
     #[tokio::test]
     async fn a_payload_stays_alive_until_it_is_given_back() {
         let (lending, theirs) = lending();
