@@ -13,6 +13,7 @@ fn main() {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs::File;
+    use std::hint::black_box;
     use std::io::{Read, Write};
     use std::thread;
     use std::time::{Duration, Instant};
@@ -62,6 +63,7 @@ mod linux {
         for round in 0..=ROUNDS {
             let start = Instant::now();
             target.copy_from_slice(&source);
+            black_box(&mut target);
             let warm = start.elapsed();
             let mut buffer = client.options().pool.get(LARGE, 0);
             let start = Instant::now();

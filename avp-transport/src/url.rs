@@ -46,11 +46,8 @@ impl Scheme {
     /// Whether this build can connect and listen there.
     #[must_use]
     pub const fn available(self) -> bool {
-        match self {
-            Self::Memory | Self::Tcp | Self::Tls => true,
-            Self::SharedMemory => cfg!(target_os = "linux"),
-            _ => false,
-        }
+        matches!(self, Self::Memory | Self::Tcp | Self::Tls)
+            || matches!(self, Self::SharedMemory) && cfg!(target_os = "linux")
     }
 }
 

@@ -50,7 +50,8 @@ impl Mapping {
 
     fn advise(&self, advice: Advice) -> io::Result<()> {
         // SAFETY: the range is ours and mapped, and the advice given here changes no contents.
-        Ok(unsafe { rustix::mm::madvise(self.base.as_ptr().cast::<c_void>(), self.len, advice)? })
+        unsafe { rustix::mm::madvise(self.base.as_ptr().cast::<c_void>(), self.len, advice)? };
+        Ok(())
     }
 
     /// The start of a part, if it lies within.
