@@ -223,6 +223,10 @@ async fn a_peer_that_writes_and_punches_holes_meanwhile_costs_frames_and_never_a
     let fd = memory(size, &[&frames[0].1[..], &frames[1].1].concat(), FIXED);
     let offsets = [0, frames[0].1.len() as u64];
     raw.segment(0, size, &fd);
+    // Mapped while it is in order, or its first hole would be found out.
+    raw.say(&[record(b"SP", 0, 0, 0), frames[0].0.clone()].concat());
+    assert_eq!(victim.recv().await.unwrap().unwrap().payload, payload);
+    assert_eq!((raw.hear(), raw.hear()), (0, 1 << 63));
     let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let scribbling = std::thread::spawn({
         let (fd, done) = (fd.try_clone().unwrap(), std::sync::Arc::clone(&done));
@@ -238,7 +242,7 @@ async fn a_peer_that_writes_and_punches_holes_meanwhile_costs_frames_and_never_a
             }
         }
     });
-    for round in 0..60_u64 {
+    for round in 1..60_u64 {
         let which = usize::try_from(round % 2).unwrap();
         raw.say(&[record(b"SP", 0, offsets[which], round), frames[which].0.clone()].concat());
         match victim.recv().await {
