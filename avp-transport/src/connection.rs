@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use avp_handshake::PeerId;
@@ -22,6 +23,15 @@ pub enum PeerAddress {
     Memory(String),
     /// At a network address.
     Socket(SocketAddr),
+    /// Another process of this machine, at the other end of a Unix socket.
+    Process {
+        /// Path of the socket.
+        path: PathBuf,
+        /// User of the process, as the system knows it.
+        uid: u32,
+        /// The process, where the system can name it.
+        pid: Option<u32>,
+    },
 }
 
 /// Who is at the other end, as far as the transport knows.
@@ -62,6 +72,12 @@ impl fmt::Display for Peer {
         match &self.address {
             PeerAddress::Memory(name) => write!(f, "avp+mem:{name}"),
             PeerAddress::Socket(address) => write!(f, "{address}"),
+            PeerAddress::Process { path, uid, pid: Some(pid) } => {
+                write!(f, "process {pid} of user {uid} at {}", path.display())
+            }
+            PeerAddress::Process { path, uid, pid: None } => {
+                write!(f, "a process of user {uid} at {}", path.display())
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// Whose half-open connections are counted together: an IPv4 address, or an IPv6 network of 64 bits, which is what
-/// one host is given.
+/// one host is given. In shared memory, a user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PeerKey([u8; 8]);
 
@@ -26,6 +26,14 @@ impl From<IpAddr> for PeerKey {
                 Self([a, b, c, d, e, f, g, h])
             }
         }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl PeerKey {
+    /// The processes of a user of this machine.
+    pub(crate) fn user(uid: u32) -> Self {
+        Self(u64::from(uid).to_be_bytes())
     }
 }
 

@@ -28,6 +28,7 @@ mod negotiate;
 mod open;
 mod options;
 mod patience;
+mod shm;
 mod socket;
 mod stream;
 mod tcp;
@@ -46,6 +47,9 @@ pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use negotiate::{negotiate_client, negotiate_server};
 pub use open::{connect, connector, listen};
 pub use options::{Budgets, Options, Timeouts};
+#[cfg(target_os = "linux")]
+pub use shm::{ShmConnector, ShmListener};
+pub use shm::{ShmFault, ShmMode, ShmOptions};
 pub use stream::connection_over;
 pub use tcp::{TcpConnector, TcpListener};
 pub use tls::{

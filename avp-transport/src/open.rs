@@ -5,6 +5,8 @@ use crate::error::Incompatible;
 use crate::link::{Connector, Listener, Result};
 use crate::memory::{MemoryConnector, MemoryListener};
 use crate::options::Options;
+#[cfg(target_os = "linux")]
+use crate::shm::{ShmConnector, ShmListener};
 use crate::tcp::{TcpConnector, TcpListener};
 use crate::tls::{TlsConnector, TlsListener};
 use crate::url::TransportUrl;
@@ -18,6 +20,8 @@ pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connec
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryConnector::new(options.clone()))),
         TransportUrl::Tcp { .. } => Ok(Box::new(TcpConnector::new(options.clone()))),
         TransportUrl::Tls { .. } => Ok(Box::new(TlsConnector::new(options.clone()))),
+        #[cfg(target_os = "linux")]
+        TransportUrl::SharedMemory { .. } => Ok(Box::new(ShmConnector::new(options.clone()))),
         other => Err(unavailable(other).into()),
     }
 }
@@ -40,6 +44,8 @@ pub async fn listen(url: &TransportUrl, options: &Options) -> Result<Box<dyn Lis
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryListener::bind(url, options.clone())?)),
         TransportUrl::Tcp { .. } => Ok(Box::new(TcpListener::bind(url, options.clone()).await?)),
         TransportUrl::Tls { .. } => Ok(Box::new(TlsListener::bind(url, options.clone()).await?)),
+        #[cfg(target_os = "linux")]
+        TransportUrl::SharedMemory { .. } => Ok(Box::new(ShmListener::bind(url, options.clone()).await?)),
         other => Err(unavailable(other).into()),
     }
 }

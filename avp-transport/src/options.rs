@@ -6,6 +6,7 @@ use std::time::Duration;
 use avp_wire::{BufferPool, Limits};
 
 use crate::auth::{Authorize, Token};
+use crate::shm::ShmOptions;
 use crate::tls::TlsOptions;
 
 /// Everything a connector or listener can be told. Cheap to clone; the buffer pool is shared by the clones.
@@ -27,13 +28,16 @@ pub struct Options {
     /// How often a peer may do what costs it little.
     pub budgets: Budgets,
     /// Where payload buffers come from. The default is one pool for the whole process, which keeps up to 512 MiB of
-    /// buffers that nobody uses.
+    /// buffers that nobody uses. [`Connection::options`](crate::Connection::options) has the pool for what is to be
+    /// sent there: over shared memory its buffers lie where the peer can see them, and go without a copy.
     pub pool: BufferPool,
     /// Lets plain TCP bind to or connect to addresses other than loopback. Plain TCP is neither encrypted nor
     /// authenticated, so this is off by default.
     pub allow_remote: bool,
     /// Certificates and trust for TLS, QUIC and HTTPS.
     pub tls: TlsOptions,
+    /// How payloads lie in shared memory, how much of it, and whom it is shared with.
+    pub shm: ShmOptions,
     /// What a connector shows to be let in. Sent in the hello, so over plain TCP in the clear.
     pub token: Option<Token>,
     /// Whom a listener lets in; `None` lets in everyone whom the transport has let through.
@@ -50,6 +54,7 @@ impl Default for Options {
             pool: POOL.clone(),
             allow_remote: false,
             tls: TlsOptions::default(),
+            shm: ShmOptions::default(),
             token: None,
             authorize: None,
         }

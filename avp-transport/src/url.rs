@@ -16,7 +16,7 @@ pub enum Scheme {
     Tls,
     /// `avp+quic://host:port`: QUIC.
     Quic,
-    /// `avp+shm:///path/to.sock`: shared memory, found through a Unix socket.
+    /// `avp+shm:///path/to.sock`: shared memory, found through a Unix socket. Linux only.
     SharedMemory,
     /// `http://host[:port]`: the HTTP binding (docs/spec/http.md).
     Http,
@@ -67,6 +67,7 @@ impl Scheme {
     #[must_use]
     pub const fn available(self) -> bool {
         matches!(self, Self::Memory | Self::Tcp | Self::Tls)
+            || matches!(self, Self::SharedMemory) && cfg!(target_os = "linux")
     }
 }
 

@@ -77,3 +77,38 @@ mod byte_stream {
 
     avp_transport::conformance_tests!(Pipe);
 }
+
+#[cfg(target_os = "linux")]
+mod shm {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use avp_transport::{ShmMode, TransportUrl, connect};
+
+    use super::*;
+
+    /// Each pair has a socket of its own. A sealing connector gets its way.
+    struct Shm(ShmMode);
+
+    impl Harness for Shm {
+        fn pair(&self, mut client: Options, server: Options) -> BoxFuture<'_, (Connection, Connection)> {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            client.shm.mode = self.0;
+            Box::pin(async move {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+                let url = TransportUrl::SharedMemory { path };
+                let listener = listen(&url, &server).await.unwrap();
+                let (client, server) = tokio::join!(connect(&url, &client), listener.accept());
+                (client.unwrap(), server.unwrap())
+            })
+        }
+    }
+
+    mod pooled {
+        avp_transport::conformance_tests!(super::Shm(super::ShmMode::Pooled));
+    }
+
+    mod sealed {
+        avp_transport::conformance_tests!(super::Shm(super::ShmMode::Sealed));
+    }
+}

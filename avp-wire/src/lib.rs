@@ -62,5 +62,5 @@ pub use limits::{Limits, Profile};
 pub use metadata::{DType, Metadata, Mode, PayloadType};
 pub use payload_buffer::PayloadBuffer;
 #[cfg(feature = "std")]
-pub use pool::{BufferPool, PooledBuf};
+pub use pool::{BufferPool, BufferSource, PooledBuf, SourceMemory};
 pub use response::TransmitResponse;

@@ -32,7 +32,19 @@ const STEP: usize = 64 << 10;
 #[derive(Clone)]
 pub struct BufferPool {
     shared: Arc<Shared>,
+    source: Option<Arc<dyn BufferSource>>,
 }
+
+/// Where a pool takes buffers from that are to live in particular memory, such as memory shared with another process.
+pub trait BufferSource: Send + Sync + fmt::Debug {
+    /// Faulted memory of at least `len` bytes, or `None` to have the pool use its own. Dropping it gives it back.
+    fn take(&self, len: usize) -> Option<Box<dyn SourceMemory>>;
+}
+
+/// Memory of a [`BufferSource`]. Both views are the same bytes at the same address for as long as it lives.
+pub trait SourceMemory: AsRef<[u8]> + AsMut<[u8]> + Send + Sync {}
+
+impl<T: AsRef<[u8]> + AsMut<[u8]> + Send + Sync> SourceMemory for T {}
 
 struct Shared {
     budget: usize,
@@ -50,14 +62,23 @@ impl BufferPool {
     /// A pool that keeps at most `budget` bytes of buffers that nobody uses.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { shared: Arc::new(Shared { budget, kept: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { budget, kept: Mutex::default() }), source: None }
+    }
+
+    /// The same pool, whose [`get`](Self::get) asks `source` first.
+    #[must_use]
+    pub fn with_source(self, source: Arc<dyn BufferSource>) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// A buffer of `len` bytes whose byte at `aligned_at` is 64-byte aligned: 17 for KV payloads
     /// ([`KvHeader::SIZE`](crate::KvHeader::SIZE)), 0 for others. All of its pages are faulted in.
     #[must_use]
     pub fn get(&self, len: usize, aligned_at: usize) -> PooledBuf {
-        self.take(len, aligned_at, true)
+        match self.source.as_ref().and_then(|source| source.take(storage_len(len))) {
+            Some(memory) => aligned(Storage::Sourced(memory), len, aligned_at),
+            None => self.take(len, aligned_at, true),
+        }
     }
 
     /// As [`get`](Self::get), but memory that is not recycled is only reserved: pages come as they are written.
@@ -72,7 +93,7 @@ impl BufferPool {
     #[must_use]
     pub fn get_warm(&self, len: usize, aligned_at: usize) -> Option<PooledBuf> {
         let storage = self.shared.lock().take(storage_len(len))?;
-        Some(self.aligned(storage, len, aligned_at))
+        Some(self.own(storage, len, aligned_at))
     }
 
     /// Bytes of unused buffers that are kept now.
@@ -83,13 +104,17 @@ impl BufferPool {
 
     fn take(&self, len: usize, aligned_at: usize, fault: bool) -> PooledBuf {
         self.get_warm(len, aligned_at)
-            .unwrap_or_else(|| self.aligned(fresh(storage_len(len), fault), len, aligned_at))
+            .unwrap_or_else(|| self.own(fresh(storage_len(len), fault), len, aligned_at))
     }
 
-    fn aligned(&self, storage: Vec<u8>, len: usize, aligned_at: usize) -> PooledBuf {
-        let offset = storage.as_ptr().wrapping_add(aligned_at).align_offset(ALIGNMENT);
-        PooledBuf { storage, offset, len, pool: Arc::clone(&self.shared) }
+    fn own(&self, storage: Vec<u8>, len: usize, aligned_at: usize) -> PooledBuf {
+        aligned(Storage::Own(storage, Arc::clone(&self.shared)), len, aligned_at)
     }
+}
+
+fn aligned(storage: Storage, len: usize, aligned_at: usize) -> PooledBuf {
+    let offset = storage.bytes().as_ptr().wrapping_add(aligned_at).align_offset(ALIGNMENT);
+    PooledBuf { storage, offset, len }
 }
 
 impl fmt::Debug for BufferPool {
@@ -97,6 +122,7 @@ impl fmt::Debug for BufferPool {
         f.debug_struct("BufferPool")
             .field("budget", &self.shared.budget)
             .field("kept", &self.kept_bytes())
+            .field("source", &self.source)
             .finish()
     }
 }
@@ -158,10 +184,40 @@ impl Kept {
 /// A buffer from a [`BufferPool`], to be written and frozen. It goes back when it, or the last view of what it
 /// was frozen to, is dropped.
 pub struct PooledBuf {
-    storage: Vec<u8>,
+    storage: Storage,
     offset: usize,
     len: usize,
-    pool: Arc<Shared>,
+}
+
+enum Storage {
+    /// Goes back to its pool.
+    Own(Vec<u8>, Arc<Shared>),
+    /// Goes back to its source by being dropped.
+    Sourced(Box<dyn SourceMemory>),
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes, _) => bytes,
+            Self::Sourced(memory) => (**memory).as_ref(),
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(bytes, _) => bytes,
+            Self::Sourced(memory) => (**memory).as_mut(),
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Self::Own(bytes, pool) = self {
+            pool.give_back(std::mem::take(bytes));
+        }
+    }
 }
 
 impl PooledBuf {
@@ -181,25 +237,22 @@ impl Deref for PooledBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.storage.get(self.offset..self.offset.saturating_add(self.len)).unwrap_or_default()
+        self.storage.bytes().get(self.offset..self.offset.saturating_add(self.len)).unwrap_or_default()
     }
 }
 
 impl DerefMut for PooledBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.storage.get_mut(self.offset..self.offset.saturating_add(self.len)).unwrap_or_default()
+        self.storage
+            .bytes_mut()
+            .get_mut(self.offset..self.offset.saturating_add(self.len))
+            .unwrap_or_default()
     }
 }
 
 impl AsRef<[u8]> for PooledBuf {
     fn as_ref(&self) -> &[u8] {
         self
-    }
-}
-
-impl Drop for PooledBuf {
-    fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.storage));
     }
 }
 
@@ -265,7 +318,7 @@ mod tests {
         assert_eq!(pool.kept_bytes(), kept);
         let warm = pool.get_warm(3 * STEP, 17).unwrap();
         assert_eq!((warm.len(), warm[17..].as_ptr().align_offset(ALIGNMENT)), (3 * STEP, 0));
-        assert_eq!(pool.kept_bytes(), kept - warm.storage.len());
+        assert_eq!(pool.kept_bytes(), kept - warm.storage.bytes().len());
     }
 
     #[test]
@@ -274,5 +327,27 @@ mod tests {
         buffer.truncate(40);
         buffer.truncate(50);
         assert_eq!(buffer.freeze().len(), 40);
+    }
+
+    #[test]
+    fn a_source_is_asked_first_and_what_it_gives_goes_back_to_it_alone() {
+        #[derive(Debug)]
+        struct Short;
+        impl BufferSource for Short {
+            fn take(&self, len: usize) -> Option<Box<dyn SourceMemory>> {
+                (len < 10_000).then(|| Box::new(vec![7_u8; len]) as Box<dyn SourceMemory>)
+            }
+        }
+        let pool = BufferPool::new(64 * STEP).with_source(Arc::new(Short));
+        let mut buffer = pool.get(1000, 17);
+        assert_eq!((buffer.len(), buffer[17..].as_ptr().align_offset(ALIGNMENT)), (1000, 0));
+        buffer[0] = 1;
+        let bytes = buffer.freeze();
+        assert_eq!((bytes[0], bytes[999]), (1, 7));
+        drop(bytes);
+        assert_eq!(pool.kept_bytes(), 0);
+        drop(pool.get(20_000, 0));
+        assert_eq!(pool.kept_bytes(), STEP);
+        assert!(pool.get_warm(1000, 0).is_some(), "receiving never takes from the source");
     }
 }

@@ -36,6 +36,21 @@ pub enum LimitExceeded {
         /// The budget.
         budget: u64,
     },
+    /// A payload gets no shared memory: too much of it is in use, by buffers of this process or at the peer.
+    #[error(
+        "a payload of {needed} bytes finds no room in shared memory of {budget} bytes, of which {peer} holds {held}; drop \
+         buffers, or raise `shm.arena` here and `shm.peer_arena` there"
+    )]
+    SharedMemory {
+        /// Who holds it.
+        peer: String,
+        /// Bytes of the payload.
+        needed: u64,
+        /// Bytes that the peer has not given back.
+        held: u64,
+        /// What both sides allow.
+        budget: u64,
+    },
     /// A frame exceeds a limit of the codec.
     #[error("{peer} sent a frame beyond this side's limits: {source}")]
     Frame {
@@ -98,7 +113,7 @@ impl LimitExceeded {
             Self::Deadline { which: Deadline::Handshake, .. } => ErrorCode::HandshakeTimeout,
             Self::Deadline { which: Deadline::Receive | Deadline::Send, .. } => ErrorCode::TooSlow,
             Self::Deadline { .. } => ErrorCode::DeadlineExceeded,
-            Self::Memory { .. } => ErrorCode::MemoryBudget,
+            Self::Memory { .. } | Self::SharedMemory { .. } => ErrorCode::MemoryBudget,
             Self::Frame { source, .. } | Self::Unpacked { source, .. } => source.code(),
             Self::HandshakeBytes { .. } => ErrorCode::HandshakeTooLarge,
             Self::HalfOpen { .. } | Self::Transfers { .. } => ErrorCode::Busy,

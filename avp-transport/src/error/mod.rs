@@ -6,10 +6,12 @@ pub use limit::{Deadline, LimitExceeded};
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use avp_wire::ErrorCode;
 
 use crate::auth::Unauthorized;
+use crate::shm::ShmFault;
 use crate::tls::{TlsConfigError, TlsFault};
 use crate::url::{Scheme, TransportUrl, UrlError};
 
@@ -49,10 +51,14 @@ impl TransportError {
             Self::Peer(PeerFault::Handshake { source, .. })
             | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
+            Self::Peer(PeerFault::SharedMemory { .. }) => ErrorCode::UnexpectedFrame,
             Self::Peer(PeerFault::Unauthorized { .. })
-            | Self::Incompatible(Incompatible::Tls { .. } | Incompatible::TurnedAway { .. }) => {
-                ErrorCode::Unauthorized
-            }
+            | Self::Incompatible(
+                Incompatible::Tls { .. }
+                | Incompatible::TurnedAway { .. }
+                | Incompatible::User { .. }
+                | Incompatible::Refused { .. },
+            ) => ErrorCode::Unauthorized,
             Self::Incompatible(Incompatible::Transport { .. }) => ErrorCode::NoHandler,
             Self::Usage(UsageError::Encode(source)) => source.code(),
             Self::Usage(_) => ErrorCode::InvalidArgument,
@@ -78,6 +84,7 @@ impl TransportError {
                 matches!(
                     limit,
                     LimitExceeded::Deadline { which: Deadline::Idle, .. }
+                        | LimitExceeded::SharedMemory { .. }
                         | LimitExceeded::Memory { .. }
                         | LimitExceeded::Unpacked { .. }
                         | LimitExceeded::Transfers { .. }
@@ -147,6 +154,14 @@ pub enum PeerFault {
         /// Why.
         source: Unauthorized,
     },
+    /// It broke the rules of shared memory.
+    #[error("{peer} broke the rules of shared memory: {fault}")]
+    SharedMemory {
+        /// Who broke them.
+        peer: String,
+        /// How.
+        fault: ShmFault,
+    },
     /// What the peer said in the handshake is not in order.
     #[error("handshake with {peer} failed: {source}")]
     Handshake {
@@ -184,6 +199,26 @@ pub enum Incompatible {
         peer: String,
         /// Whether this side showed a token.
         showed_token: bool,
+    },
+    /// The process at the other end of the socket belongs to a user who is not let in.
+    #[error(
+        "{peer} belongs to user {uid}, this process to user {own}; list the user in `shm.uids` to let it in"
+    )]
+    User {
+        /// Who is there.
+        peer: String,
+        /// Its user.
+        uid: u32,
+        /// The user of this process.
+        own: u32,
+    },
+    /// The listener does not take this process.
+    #[error("{peer} refused the connection (error {code}); does it let in this process's user?")]
+    Refused {
+        /// Who refused.
+        peer: String,
+        /// Number of the error (docs/spec/errors.md).
+        code: u16,
     },
     /// The handshake found that the peers do not fit, or the peer refused.
     #[error("handshake with {peer} failed: {source}")]
@@ -229,6 +264,25 @@ pub enum UsageError {
     /// The frame cannot be written.
     #[error(transparent)]
     Encode(#[from] avp_wire::EncodeError),
+    /// No socket can have the path.
+    #[error(
+        "`{}` cannot be the path of a socket: it has {len} bytes, at most {limit} are possible; choose a shorter path",
+        .path.display()
+    )]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+        /// The longest there can be.
+        limit: usize,
+    },
+    /// Something else lies where a socket should be made.
+    #[error("`{}` exists and is not a socket; remove it or choose another path", .path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
     /// Another listener or stream has the name.
     #[error("`{name}` is in use in this process; choose another name")]
     NameInUse {
@@ -270,6 +324,26 @@ pub enum IoFault {
     Bind {
         /// The address.
         address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process listens at the path.
+    #[error("{} is in use; stop the program that listens there, or choose another path", .path.display())]
+    SocketInUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A socket cannot be made there.
+    #[error("cannot listen at {}: {source}; check that the directory exists and can be written", .path.display())]
+    BindSocket {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system gives no shared memory, or no descriptor for it.
+    #[error("no shared memory: {source}; check the limits on memory and on open files (`ulimit -n`)")]
+    SharedMemory {
         /// What the system says.
         source: io::Error,
     },
@@ -356,7 +430,7 @@ mod tests {
         assert!(
             missing
                 .to_string()
-                .ends_with("not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`")
+                .contains("not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`")
         );
     }
 }
