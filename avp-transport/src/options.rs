@@ -6,6 +6,7 @@ use std::time::Duration;
 use avp_wire::{BufferPool, Limits};
 
 use crate::auth::{Authorize, Token};
+use crate::quic::QuicOptions;
 use crate::tls::TlsOptions;
 
 /// Everything a connector or listener can be told. Cheap to clone; the buffer pool is shared by the clones.
@@ -34,6 +35,8 @@ pub struct Options {
     pub allow_remote: bool,
     /// Certificates and trust for TLS, QUIC and HTTPS.
     pub tls: TlsOptions,
+    /// Windows, timers and sizes of QUIC.
+    pub quic: QuicOptions,
     /// What a connector shows to be let in. Sent in the hello, so over plain TCP in the clear.
     pub token: Option<Token>,
     /// Whom a listener lets in; `None` lets in everyone whom the transport has let through.
@@ -50,6 +53,7 @@ impl Default for Options {
             pool: POOL.clone(),
             allow_remote: false,
             tls: TlsOptions::default(),
+            quic: QuicOptions::default(),
             token: None,
             authorize: None,
         }
