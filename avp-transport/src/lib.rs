@@ -42,7 +42,7 @@ mod work;
 pub use auth::{Authorize, BearerTokens, InvalidToken, MAX_TOKEN, Token, TokenFileError, Unauthorized};
 pub use connection::{Connection, Peer, PeerAddress};
 pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
-pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result, Streams};
+pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Halves, Listener, Result, Streams};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use negotiate::{negotiate_client, negotiate_server};
 pub use open::{connect, connector, listen};
@@ -53,5 +53,5 @@ pub use tcp::{TcpConnector, TcpListener};
 pub use tls::{
     TlsAuthorities, TlsCertificate, TlsConfigError, TlsConnector, TlsFault, TlsListener, TlsOptions,
 };
-pub use transfers::{Transfer, Transfers};
+pub use transfers::{Stripe, Transfer, Transfers};
 pub use url::{Scheme, TransportUrl, UrlError};

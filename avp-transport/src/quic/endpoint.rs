@@ -17,7 +17,7 @@ use super::QuicOptions;
 const LARGEST_BATCH: usize = 65_507;
 
 /// An endpoint for one connection to `peer`.
-pub(super) fn client(peer: SocketAddr, options: &QuicOptions) -> io::Result<Endpoint> {
+pub(crate) fn client(peer: SocketAddr, options: &QuicOptions) -> io::Result<Endpoint> {
     let any = match peer {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -26,7 +26,7 @@ pub(super) fn client(peer: SocketAddr, options: &QuicOptions) -> io::Result<Endp
 }
 
 /// An endpoint at `address` that accepts connections.
-pub(super) fn server(
+pub(crate) fn server(
     address: SocketAddr,
     config: ServerConfig,
     options: &QuicOptions,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use quinn::{ConnectionError, RecvStream, SendStream, Side, VarInt};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::receiver::QuicReceiver;
 use super::sender::QuicSender;
@@ -19,15 +19,16 @@ use super::{CANCELLED, fault};
 use crate::budget::Account;
 use crate::connection::{Connection, Peer};
 use crate::error::TransportError;
-use crate::link::{BoxFuture, FrameReceiver, FrameSender, Result, Streams};
+use crate::link::{BoxFuture, Halves, Result, Streams};
 use crate::options::Options;
 
 /// Both directions of a stream.
 type Stream = (SendStream, RecvStream);
-/// Both directions as frames.
-type Halves = (Box<dyn FrameSender>, Box<dyn FrameReceiver>);
 /// Resolves once the peer has everything, or takes no more.
 type Delivery = BoxFuture<'static, Result<(), ConnectionError>>;
+
+/// How long a peer may take to acknowledge what it has received (RFC 9000, 18.2).
+const ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// A connection. It closes when this, its halves and its further streams are dropped and what they sent has arrived.
 pub(super) struct Link {
@@ -103,10 +104,14 @@ impl Link {
 
     /// Ends the sending direction of the first stream, whether it is there or still comes.
     pub(super) fn forgo_first_send(&self) {
-        let mut arrived = self.arrived();
-        arrived.forgone = true;
-        // Dropping it finishes it.
-        arrived.first_send = None;
+        let send = {
+            let mut arrived = self.arrived();
+            arrived.forgone = true;
+            arrived.first_send.take()
+        };
+        if let Some(send) = send {
+            self.finish(send);
+        }
     }
 
     /// Lets the peer send as much as the options say; before the handshake is done it may send little.
@@ -135,8 +140,15 @@ impl Link {
         *self.delivery.lock().await = Some(delivery(stream));
     }
 
+    /// Ends a stream on which everything has been written.
+    pub(super) fn finish(&self, mut stream: SendStream) {
+        // Fails where it has ended already, which is as well.
+        let _ = stream.finish();
+        self.linger(stream);
+    }
+
     /// Keeps the connection until what was sent on `stream` has arrived, at most for the close deadline.
-    pub(super) fn linger(&self, stream: SendStream) {
+    fn linger(&self, stream: SendStream) {
         let mut delivery = delivery(&stream);
         let at_once = delivery.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if at_once.is_pending() {
@@ -168,16 +180,36 @@ impl Link {
     fn sort(&self, (send, recv): Stream) {
         let mut arrived = self.arrived();
         if send.id().initiator() == Side::Client && send.id().index() == 0 {
-            arrived.first_send = (!arrived.forgone).then_some(send);
             arrived.first_recv = Some(recv);
+            if arrived.forgone {
+                self.finish(send);
+            } else {
+                arrived.first_send = Some(send);
+            }
         } else {
             arrived.further.push_back((send, recv));
         }
+        drop(arrived);
         self.news.notify_waiters();
     }
 
     fn arrived(&self) -> MutexGuard<'_, Arrived> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    /// Closes the connection once what is in flight has been acknowledged. Quinn holds the closing packet back while its
+    /// congestion window is full, and counts no acknowledgement once it has closed, so the peer might never be told.
+    fn drop(&mut self) {
+        if self.connection.close_reason().is_none() {
+            let connection = self.connection.clone();
+            let settling = (3 * connection.rtt() + ACK_DELAY).min(self.options.timeouts.close);
+            self.runtime.spawn(async move {
+                sleep(settling).await;
+                drop(connection);
+            });
+        }
     }
 }
 

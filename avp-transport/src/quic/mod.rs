@@ -16,6 +16,24 @@ mod verifier;
 pub use options::{Congestion, QuicOptions};
 pub use transport::{QuicConnector, QuicListener};
 
+/// The parts of a connection, to measure frames against.
+#[cfg(feature = "testing")]
+pub(crate) mod bare {
+    use super::transport;
+    use crate::error::UsageError;
+    use crate::options::Options;
+
+    pub(crate) use super::endpoint::{client, server};
+
+    pub(crate) fn client_config(options: &Options) -> Result<quinn::ClientConfig, UsageError> {
+        Ok(transport::client_config(&transport::remembering(options)?, options)?)
+    }
+
+    pub(crate) fn server_config(options: &Options) -> Result<quinn::ServerConfig, UsageError> {
+        Ok(transport::server_config(options)?)
+    }
+}
+
 use quinn::VarInt;
 
 /// Code with which streams and connections end that nobody needs any more.

@@ -78,11 +78,23 @@ pub enum Congestion {
 }
 
 impl Congestion {
-    fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn factory(self, initial_window: u64) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
-            Self::Cubic => Arc::new(CubicConfig::default()),
-            Self::NewReno => Arc::new(NewRenoConfig::default()),
-            Self::Bbr => Arc::new(BbrConfig::default()),
+            Self::Cubic => {
+                let mut config = CubicConfig::default();
+                config.initial_window(initial_window);
+                Arc::new(config)
+            }
+            Self::NewReno => {
+                let mut config = NewRenoConfig::default();
+                config.initial_window(initial_window);
+                Arc::new(config)
+            }
+            Self::Bbr => {
+                let mut config = BbrConfig::default();
+                config.initial_window(initial_window);
+                Arc::new(config)
+            }
         }
     }
 }
@@ -91,6 +103,12 @@ impl QuicOptions {
     /// The largest UDP payload that this side sends and takes.
     pub(super) fn largest_payload(&self) -> u16 {
         self.max_mtu.max(self.initial_mtu).max(1472)
+    }
+
+    /// Bytes in flight before the path is known: ten common packets, or four of the largest, so that one that is tried
+    /// does not hold up the rest.
+    fn initial_window(&self) -> u64 {
+        u64::from(self.largest_payload()).saturating_mul(4).max(14_720)
     }
 
     /// The configuration of a connection, for quinn.
@@ -115,7 +133,7 @@ impl QuicOptions {
                 search.upper_bound(self.max_mtu);
                 search
             }))
-            .congestion_controller_factory(self.congestion.factory());
+            .congestion_controller_factory(self.congestion.factory(self.initial_window()));
         config
     }
 }

@@ -246,12 +246,12 @@ impl FrameSender for QuicSender {
 
 impl Drop for QuicSender {
     fn drop(&mut self) {
-        let Some(mut stream) = self.stream.take() else { return };
+        let Some(stream) = self.stream.take() else { return };
         if self.begun {
-            return link::abandon(stream);
+            link::abandon(stream);
+        } else {
+            // Whole frames that quinn has taken still arrive, as over TCP.
+            self.link.finish(stream);
         }
-        // Whole frames that quinn has taken still arrive, as over TCP.
-        let _ = stream.finish();
-        self.link.linger(stream);
     }
 }

@@ -76,7 +76,7 @@ impl Connector for QuicConnector {
 
 async fn dial(url: &TransportUrl, host: &str, address: SocketAddr, options: &Options) -> Result<Connection> {
     let unreachable = |source| TransportError::from(IoFault::Unreachable { url: url.clone(), source });
-    let verifier = Arc::new(Remembering::new(options.tls.verifier().map_err(UsageError::Tls)?));
+    let verifier = remembering(options).map_err(UsageError::Tls)?;
     let config = client_config(&verifier, options).map_err(UsageError::Tls)?;
     let endpoint = endpoint::client(address, &options.quic).map_err(unreachable)?;
     let connecting = endpoint
@@ -95,13 +95,18 @@ async fn dial(url: &TransportUrl, host: &str, address: SocketAddr, options: &Opt
     Ok(connection_over(connection, Some(first), peer, options))
 }
 
-fn client_config(
+pub(super) fn remembering(options: &Options) -> Result<Arc<Remembering>, TlsConfigError> {
+    Ok(Arc::new(Remembering::new(options.tls.verifier()?)))
+}
+
+pub(super) fn client_config(
     verifier: &Arc<Remembering>,
     options: &Options,
 ) -> Result<quinn::ClientConfig, TlsConfigError> {
     let mut tls = options.tls.client_verifying(verifier.inner(), &[ALPN])?;
     // The same verdicts, remembered.
-    tls.dangerous().set_certificate_verifier(Arc::clone(verifier) as _);
+    let remembering = Arc::clone(verifier);
+    tls.dangerous().set_certificate_verifier(remembering);
     let crypto = QuicClientConfig::try_from(tls)
         .map_err(|error| TlsConfigError::Unusable { what: error.to_string() })?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
@@ -201,7 +206,7 @@ fn bind(
     Err(last.into())
 }
 
-fn server_config(options: &Options) -> Result<ServerConfig, TlsConfigError> {
+pub(super) fn server_config(options: &Options) -> Result<ServerConfig, TlsConfigError> {
     let tls = options.tls.server(&[ALPN])?;
     let crypto = QuicServerConfig::try_from(tls)
         .map_err(|error| TlsConfigError::Unusable { what: error.to_string() })?;
