@@ -145,6 +145,7 @@ async fn a_plain_port_is_told_from_one_with_another_certificate() {
     accepting.abort();
 }
 
+// spec: transports 2.2
 #[tokio::test]
 async fn another_protocol_over_tls_is_named() {
     // A TLS server of another protocol: here one that picks none.

@@ -43,6 +43,7 @@ async fn a_port_in_use_is_said_so() {
     assert!(matches!(error, TransportError::Usage(UsageError::NameInUse { .. })), "{error}");
 }
 
+// spec: transports 1.2
 #[tokio::test]
 async fn beyond_loopback_needs_permission_and_says_so() {
     for address in ["avp+tcp://0.0.0.0:0", "avp+tcp://192.0.2.1:7700", "avp+tcp://[::]:0"] {
