@@ -1,6 +1,6 @@
 //! Counters that bound what one connection may use: memory alive, tiny frames, rejected frames.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,11 +8,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::error::LimitExceeded;
-use crate::options::Budgets;
+use crate::options::{Budgets, Options};
 
 /// Accounting grain: permits are u32, so a grain of 4 KiB counts up to 16 TiB. It also charges small frames for
 /// their heads.
 const GRAIN: u64 = 4096;
+
+/// What one connection may use, all of its streams together. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) memory: MemoryBudget,
+    conduct: Arc<Mutex<Conduct>>,
+}
+
+impl Account {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            memory: MemoryBudget::new(options.limits.memory_budget),
+            conduct: Arc::new(Mutex::new(Conduct::new(&options.budgets))),
+        }
+    }
+
+    pub(crate) fn conduct(&self) -> MutexGuard<'_, Conduct> {
+        self.conduct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Bytes of frames alive on one connection.
 #[derive(Clone, Debug)]

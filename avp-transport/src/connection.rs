@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use avp_handshake::PeerId;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::error::{Deadline, LimitExceeded};
 use crate::half_open::HalfOpen;
-use crate::link::{FrameReceiver, FrameSender, Result};
+use crate::link::{FrameReceiver, FrameSender, Result, Streams};
 use crate::options::Options;
 use crate::work;
 
@@ -82,7 +83,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A connection to one peer: one ordered stream of frames each way.
+/// A connection to one peer: one ordered stream of frames each way, and further ones where the transport has them.
 ///
 /// Use it whole, or [`split`](Self::split) it to send and receive from different tasks. Dropping it ends it at once;
 /// [`close`](Self::close) ends it after everything has arrived.
@@ -93,6 +94,7 @@ pub struct Connection {
     options: Options,
     sender: Box<dyn FrameSender>,
     receiver: Box<dyn FrameReceiver>,
+    streams: Option<Arc<dyn Streams>>,
     half_open: Option<HalfOpen>,
 }
 
@@ -111,7 +113,19 @@ impl Connection {
             Some(identity) => PeerId::new(identity),
             None => PeerId::new(format!("{peer} on connection {}", NEXT.fetch_add(1, Ordering::Relaxed))),
         };
-        Self { peer, peer_id, options: options.clone(), sender, receiver, half_open: None }
+        Self { peer, peer_id, options: options.clone(), sender, receiver, streams: None, half_open: None }
+    }
+
+    /// The same connection where the transport has further streams; for implementers of transports.
+    #[must_use]
+    pub fn with_streams(self, streams: Arc<dyn Streams>) -> Self {
+        Self { streams: Some(streams), ..self }
+    }
+
+    /// The streams beside the first, where the transport has them. [`Transfers`](crate::Transfers) uses them.
+    #[must_use]
+    pub fn streams(&self) -> Option<Arc<dyn Streams>> {
+        self.streams.clone()
     }
 
     pub(crate) fn with_half_open(self, place: HalfOpen) -> Self {

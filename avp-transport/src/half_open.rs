@@ -67,6 +67,12 @@ impl HalfOpenGate {
         HalfOpen { gate: self.clone(), key, id, dropped }
     }
 
+    /// Connections of all peers that are counted now.
+    pub(crate) fn total(&self) -> usize {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.1.values().map(VecDeque::len).sum()
+    }
+
     #[cfg(test)]
     fn count(&self, key: &PeerKey) -> usize {
         self.waiting.lock().unwrap().1.get(key).map_or(0, VecDeque::len)

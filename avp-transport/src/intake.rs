@@ -3,7 +3,7 @@
 use avp_wire::{DecodeError, Fault, Flags, Frame, FrameHead, Header, Limits};
 use bytes::Bytes;
 
-use crate::budget::{Conduct, MemoryBudget, MemoryClaim};
+use crate::budget::{Account, MemoryClaim};
 use crate::error::{LimitExceeded, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
@@ -20,21 +20,19 @@ pub(crate) enum Checking {
 pub(crate) struct Intake {
     pub(crate) peer: String,
     pub(crate) limits: Limits,
-    memory: MemoryBudget,
-    conduct: Conduct,
+    account: Account,
     /// Bytes that may still come before the peer is known.
     restricted: Option<u64>,
 }
 
 impl Intake {
     pub(crate) fn new(peer: String, options: &Options) -> Self {
-        Self {
-            peer,
-            limits: options.limits.clone(),
-            memory: MemoryBudget::new(options.limits.memory_budget),
-            conduct: Conduct::new(&options.budgets),
-            restricted: None,
-        }
+        Self::sharing(peer, options, Account::new(options))
+    }
+
+    /// For one of several streams of a connection, which draw on one account.
+    pub(crate) fn sharing(peer: String, options: &Options, account: Account) -> Self {
+        Self { peer, limits: options.limits.clone(), account, restricted: None }
     }
 
     pub(crate) fn restrict(&mut self, bytes: u64) {
@@ -62,7 +60,7 @@ impl Intake {
             };
             self.restricted = Some(rest);
         }
-        self.conduct.frame(u64::from(header.payload_len_on_wire()))?;
+        self.account.conduct().frame(u64::from(header.payload_len_on_wire()))?;
         Ok(header)
     }
 
@@ -86,7 +84,7 @@ impl Intake {
 
     /// Claims memory for the frame; waits for earlier frames to be dropped.
     pub(crate) async fn claim(&self, bytes: u64) -> Result<MemoryClaim> {
-        Ok(self.memory.claim(bytes, self.limits.frame_timeout).await?)
+        Ok(self.account.memory.claim(bytes, self.limits.frame_timeout).await?)
     }
 
     /// Checks a payload, which carries its claim on memory, and makes the frame: at once, or on a blocking thread
@@ -102,7 +100,7 @@ impl Intake {
                 Some(_) => u64::from(self.limits.max_handshake_len),
                 None => self.limits.memory_budget,
             };
-            limits.memory_budget = self.memory.free().min(most);
+            limits.memory_budget = self.account.memory.free().min(most);
         }
         Checking::Running(head.clone(), Check::start(head, payload, limits))
     }
@@ -117,7 +115,7 @@ impl Intake {
         match checked {
             Ok(mut frame) if compressed => {
                 let unpacked = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
-                frame.payload = self.memory.claim_now(unpacked)?.attach(frame.payload);
+                frame.payload = self.account.memory.claim_now(unpacked)?.attach(frame.payload);
                 Ok(frame)
             }
             Ok(frame) => Ok(frame),
@@ -126,7 +124,7 @@ impl Intake {
                     .into())
             }
             Err(source) => {
-                self.conduct.reject()?;
+                self.account.conduct().reject()?;
                 let peer = self.peer.clone();
                 Err(match source.fault() {
                     Fault::Limit => LimitExceeded::Unpacked { peer, source }.into(),
@@ -138,6 +136,6 @@ impl Intake {
 
     /// Counts a frame that the caller refused.
     pub(crate) fn refused(&mut self) -> Result<()> {
-        Ok(self.conduct.reject()?)
+        Ok(self.account.conduct().reject()?)
     }
 }

@@ -28,6 +28,7 @@ mod negotiate;
 mod open;
 mod options;
 mod patience;
+mod quic;
 mod shm;
 mod socket;
 mod stream;
@@ -42,11 +43,12 @@ mod work;
 pub use auth::{Authorize, BearerTokens, InvalidToken, MAX_TOKEN, Token, TokenFileError, Unauthorized};
 pub use connection::{Connection, Peer, PeerAddress};
 pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
-pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
+pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Halves, Listener, Result, Streams};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use negotiate::{negotiate_client, negotiate_server};
 pub use open::{connect, connector, listen};
 pub use options::{Budgets, Options, Timeouts};
+pub use quic::{Congestion, QuicConnector, QuicListener, QuicOptions};
 #[cfg(target_os = "linux")]
 pub use shm::{ShmConnector, ShmListener};
 pub use shm::{ShmFault, ShmMode, ShmOptions};
@@ -55,5 +57,5 @@ pub use tcp::{TcpConnector, TcpListener};
 pub use tls::{
     TlsAuthorities, TlsCertificate, TlsConfigError, TlsConnector, TlsFault, TlsListener, TlsOptions,
 };
-pub use transfers::{Transfer, Transfers};
+pub use transfers::{Stripe, Transfer, Transfers};
 pub use url::{Scheme, TransportUrl, UrlError};

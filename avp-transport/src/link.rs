@@ -76,6 +76,19 @@ pub trait FrameReceiver: Send + fmt::Debug {
     fn drain(&mut self) -> BoxFuture<'_, Result<()>>;
 }
 
+/// Both directions of an ordered stream of frames.
+pub type Halves = (Box<dyn FrameSender>, Box<dyn FrameReceiver>);
+
+/// Further ordered streams of frames beside a connection's first, both ways each, which do not wait for one another.
+/// Frames on them draw on the budgets of the whole connection.
+pub trait Streams: Send + Sync + fmt::Debug {
+    /// Opens a stream. The peer learns of it by the first frame on it; waits while it has too many.
+    fn open(&self) -> BoxFuture<'_, Result<Halves>>;
+
+    /// The next stream that the peer opened. Dropping the future loses none.
+    fn accept(&self) -> BoxFuture<'_, Result<Halves>>;
+}
+
 /// Opens connections over one kind of transport.
 pub trait Connector: Send + Sync + fmt::Debug {
     /// Reaches the peer at `url`.

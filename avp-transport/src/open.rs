@@ -5,6 +5,7 @@ use crate::error::Incompatible;
 use crate::link::{Connector, Listener, Result};
 use crate::memory::{MemoryConnector, MemoryListener};
 use crate::options::Options;
+use crate::quic::{QuicConnector, QuicListener};
 #[cfg(target_os = "linux")]
 use crate::shm::{ShmConnector, ShmListener};
 use crate::tcp::{TcpConnector, TcpListener};
@@ -22,6 +23,7 @@ pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connec
         TransportUrl::Tls { .. } => Ok(Box::new(TlsConnector::new(options.clone()))),
         #[cfg(target_os = "linux")]
         TransportUrl::SharedMemory { .. } => Ok(Box::new(ShmConnector::new(options.clone()))),
+        TransportUrl::Quic { .. } => Ok(Box::new(QuicConnector::new(options.clone()))),
         other => Err(unavailable(other).into()),
     }
 }
@@ -46,6 +48,7 @@ pub async fn listen(url: &TransportUrl, options: &Options) -> Result<Box<dyn Lis
         TransportUrl::Tls { .. } => Ok(Box::new(TlsListener::bind(url, options.clone()).await?)),
         #[cfg(target_os = "linux")]
         TransportUrl::SharedMemory { .. } => Ok(Box::new(ShmListener::bind(url, options.clone()).await?)),
+        TransportUrl::Quic { .. } => Ok(Box::new(QuicListener::bind(url, options.clone()).await?)),
         other => Err(unavailable(other).into()),
     }
 }

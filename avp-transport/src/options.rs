@@ -6,6 +6,7 @@ use std::time::Duration;
 use avp_wire::{BufferPool, Limits};
 
 use crate::auth::{Authorize, Token};
+use crate::quic::QuicOptions;
 use crate::shm::ShmOptions;
 use crate::tls::TlsOptions;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub tls: TlsOptions,
     /// How payloads lie in shared memory, how much of it, and whom it is shared with.
     pub shm: ShmOptions,
+    /// Windows, timers and sizes of QUIC.
+    pub quic: QuicOptions,
     /// What a connector shows to be let in. Sent in the hello, so over plain TCP in the clear.
     pub token: Option<Token>,
     /// Whom a listener lets in; `None` lets in everyone whom the transport has let through.
@@ -55,6 +58,7 @@ impl Default for Options {
             allow_remote: false,
             tls: TlsOptions::default(),
             shm: ShmOptions::default(),
+            quic: QuicOptions::default(),
             token: None,
             authorize: None,
         }

@@ -28,6 +28,10 @@ mod tls {
     avp_transport::conformance_tests!(super::common::Secure("avp+tls://127.0.0.1:0"));
 }
 
+mod quic {
+    avp_transport::conformance_tests!(super::common::Secure("avp+quic://127.0.0.1:0"));
+}
+
 mod memory {
     use std::sync::atomic::{AtomicU32, Ordering};
 

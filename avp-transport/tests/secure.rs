@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The transports that certificates secure.
-const SECURE: [&str; 1] = ["avp+tls://127.0.0.1:0"];
+const SECURE: [&str; 2] = ["avp+tls://127.0.0.1:0", "avp+quic://127.0.0.1:0"];
 
 fn token(text: &str) -> Token {
     Token::new(text).unwrap()
@@ -147,6 +147,7 @@ async fn a_plain_port_is_told_from_one_with_another_certificate() {
     accepting.abort();
 }
 
+// spec: transports 2.2
 #[tokio::test]
 async fn another_protocol_over_tls_is_named() {
     // A TLS server of another protocol: here one that picks none.

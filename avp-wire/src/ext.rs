@@ -9,6 +9,8 @@ pub const PAD: &str = "avp.pad";
 pub const KIND: &str = "avp.kind";
 /// Id of the transfer that a frame belongs to.
 pub const TRANSFER: &str = "avp.transfer";
+/// How many further streams the sender has opened, decimal; in notes of transports with several streams alone.
+pub const STREAMS: &str = "avp.streams";
 /// Which layers and tokens a slab holds: a [`SlabId`].
 pub const SLAB: &str = "avp.slab";
 /// BLAKE3 of the payload before compression, 64 hex digits.

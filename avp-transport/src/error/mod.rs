@@ -425,12 +425,13 @@ mod tests {
         let (peer, after) = ("p".into(), Duration::from_secs(10));
         let idle = LimitExceeded::Deadline { peer, which: Deadline::Idle, after, got: 0, expected: 0 };
         assert!(idle.to_string().ends_with("the idle deadline, no frame came"));
-        let url = "avp+quic://h:1".parse().unwrap();
-        let missing = Incompatible::Transport { url, scheme: Scheme::Quic };
+        let url = "avp+tcp://h:1".parse().unwrap();
+        let missing = Incompatible::Transport { url, scheme: Scheme::Tcp };
+        let text = missing.to_string();
         assert!(
-            missing
-                .to_string()
-                .contains("not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`")
+            text.contains(
+                "not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`, `avp+quic`"
+            )
         );
     }
 }

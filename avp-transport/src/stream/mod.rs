@@ -1,4 +1,4 @@
-//! Frames over any ordered byte stream: TCP here, TLS and QUIC streams later, pipes in tests.
+//! Frames over any ordered byte stream: TCP, TLS, the receiving half of QUIC streams, pipes in tests.
 
 mod filling;
 mod reader;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
 pub(crate) use filling::memory_of;
-use reader::StreamReceiver;
+pub(crate) use reader::StreamReceiver;
 use writer::StreamSender;
 
 /// Makes a connection of the two directions of a byte stream. For transports that are not built in, and for tests:

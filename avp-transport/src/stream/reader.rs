@@ -66,9 +66,14 @@ impl<R> std::fmt::Debug for StreamReceiver<R> {
 
 impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
     pub(crate) fn new(io: R, peer: String, options: &Options) -> Self {
+        Self::with_intake(io, Intake::new(peer, options), options)
+    }
+
+    /// For one of several streams of a connection.
+    pub(crate) fn with_intake(io: R, intake: Intake, options: &Options) -> Self {
         Self {
             io,
-            intake: Intake::new(peer, options),
+            intake,
             pool: options.pool.clone(),
             idle: options.timeouts.idle,
             patience: Patience::new(&options.limits),

@@ -7,6 +7,7 @@
 mod flow;
 mod multiple;
 mod order;
+mod quic;
 mod rules;
 mod throughput;
 
@@ -15,6 +16,7 @@ use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
 pub use flow::*;
 pub use multiple::*;
 pub use order::*;
+pub use quic::BareQuic;
 pub use rules::*;
 pub use throughput::{Throughput, blast, frames_over};
 

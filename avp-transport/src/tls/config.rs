@@ -160,9 +160,21 @@ impl TlsOptions {
     /// # Errors
     /// [`TlsConfigError`].
     pub(crate) fn client(&self, alpn: &[&[u8]]) -> Result<ClientConfig, TlsConfigError> {
+        self.client_verifying(self.verifier()?, alpn)
+    }
+
+    /// Checks certificates of listeners.
+    pub(crate) fn verifier(&self) -> Result<Arc<WebPkiServerVerifier>, TlsConfigError> {
         let roots = self.authorities.clone().map_or_else(TlsAuthorities::of_system, Ok)?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots.0, provider()).build().map_err(unusable)?;
+        WebPkiServerVerifier::builder_with_provider(roots.0, provider()).build().map_err(unusable)
+    }
+
+    /// As [`client`](Self::client), with a verifier made before.
+    pub(crate) fn client_verifying(
+        &self,
+        verifier: Arc<WebPkiServerVerifier>,
+        alpn: &[&[u8]],
+    ) -> Result<ClientConfig, TlsConfigError> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?

@@ -83,8 +83,9 @@ impl TlsFault {
         }
     }
 
-    /// The fault within an error of a TLS stream, where it is one.
+    /// The fault within an error of a TLS or QUIC stream, where it is one.
     pub(crate) fn within(error: &io::Error) -> Option<Self> {
-        error.get_ref()?.downcast_ref::<Error>().map(Self::of)
+        let inner = error.get_ref()?;
+        inner.downcast_ref::<Self>().cloned().or_else(|| inner.downcast_ref::<Error>().map(Self::of))
     }
 }

@@ -24,6 +24,10 @@ pub(crate) fn authorities() -> TlsAuthorities {
     TlsAuthorities::from_pem(CA.certificate()).unwrap()
 }
 
+pub(crate) fn authorities_pem() -> String {
+    CA.certificate().to_owned()
+}
+
 /// `options` of a listener on loopback.
 pub(crate) fn secure_server(mut options: Options) -> Options {
     options.tls.certificate = Some(certificate(&issue(&["localhost", "127.0.0.1"])));
