@@ -28,10 +28,15 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(peer: String, options: &Options) -> Self {
+        Self::within(MemoryBudget::new(options.limits.memory_budget), peer, options)
+    }
+
+    /// Shares a memory budget with others of the same connection.
+    pub(crate) fn within(memory: MemoryBudget, peer: String, options: &Options) -> Self {
         Self {
             peer,
             limits: options.limits.clone(),
-            memory: MemoryBudget::new(options.limits.memory_budget),
+            memory,
             conduct: Conduct::new(&options.budgets),
             restricted: None,
         }

@@ -2,6 +2,7 @@
 
 use crate::connection::Connection;
 use crate::error::Incompatible;
+use crate::http::{HttpConnector, HttpListener};
 use crate::link::{Connector, Listener, Result};
 use crate::memory::{MemoryConnector, MemoryListener};
 use crate::options::Options;
@@ -18,6 +19,7 @@ pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connec
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryConnector::new(options.clone()))),
         TransportUrl::Tcp { .. } => Ok(Box::new(TcpConnector::new(options.clone()))),
         TransportUrl::Tls { .. } => Ok(Box::new(TlsConnector::new(options.clone()))),
+        TransportUrl::Http { .. } => Ok(Box::new(HttpConnector::new(options.clone()))),
         other => Err(unavailable(other).into()),
     }
 }
@@ -40,6 +42,7 @@ pub async fn listen(url: &TransportUrl, options: &Options) -> Result<Box<dyn Lis
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryListener::bind(url, options.clone())?)),
         TransportUrl::Tcp { .. } => Ok(Box::new(TcpListener::bind(url, options.clone()).await?)),
         TransportUrl::Tls { .. } => Ok(Box::new(TlsListener::bind(url, options.clone()).await?)),
+        TransportUrl::Http { .. } => Ok(Box::new(HttpListener::bind(url, options.clone()).await?)),
         other => Err(unavailable(other).into()),
     }
 }

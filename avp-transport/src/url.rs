@@ -46,7 +46,7 @@ impl Scheme {
     /// Whether this build can connect and listen there.
     #[must_use]
     pub const fn available(self) -> bool {
-        matches!(self, Self::Memory | Self::Tcp | Self::Tls)
+        matches!(self, Self::Memory | Self::Tcp | Self::Tls | Self::Http | Self::Https)
     }
 }
 

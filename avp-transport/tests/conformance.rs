@@ -28,6 +28,14 @@ mod tls {
     avp_transport::conformance_tests!(super::common::Secure("avp+tls://127.0.0.1:0"));
 }
 
+mod http {
+    avp_transport::conformance_tests!(super::Url("http://127.0.0.1:0"));
+}
+
+mod https {
+    avp_transport::conformance_tests!(super::common::Secure("https://127.0.0.1:0"));
+}
+
 mod memory {
     use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use avp_wire::ErrorCode;
 
 use crate::auth::Unauthorized;
+use crate::http::HttpRefusal;
 use crate::tls::{TlsConfigError, TlsFault};
 use crate::url::{Scheme, TransportUrl, UrlError};
 
@@ -52,7 +53,11 @@ impl TransportError {
             Self::Peer(PeerFault::Unauthorized { .. }) | Self::Incompatible(Incompatible::Tls { .. }) => {
                 ErrorCode::Unauthorized
             }
-            Self::Incompatible(Incompatible::Transport { .. }) => ErrorCode::NoHandler,
+            Self::Peer(PeerFault::Answer { .. }) => ErrorCode::UnexpectedFrame,
+            Self::Incompatible(Incompatible::Refused { refusal, .. }) => refusal.code_or_nearest(),
+            Self::Incompatible(Incompatible::Transport { .. } | Incompatible::NoUpgrade { .. }) => {
+                ErrorCode::NoHandler
+            }
             Self::Usage(UsageError::Encode(source)) => source.code(),
             Self::Usage(_) => ErrorCode::InvalidArgument,
             Self::Io(_) => ErrorCode::Io,
@@ -146,6 +151,14 @@ pub enum PeerFault {
         /// Why.
         source: Unauthorized,
     },
+    /// What came is no answer of an AVP server.
+    #[error("{peer} gave an answer that is not AVP's: {what}; is another service listening there?")]
+    Answer {
+        /// Who answered.
+        peer: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// What the peer said in the handshake is not in order.
     #[error("handshake with {peer} failed: {source}")]
     Handshake {
@@ -176,6 +189,27 @@ pub enum Incompatible {
         /// Why.
         fault: TlsFault,
     },
+    /// An HTTP server refused the request.
+    #[error("{peer} refused the request: {refusal}")]
+    Refused {
+        /// Who refused.
+        peer: String,
+        /// With which status, and why.
+        refusal: HttpRefusal,
+    },
+    /// An HTTP server that does not carry AVP connections.
+    #[error(
+        "{peer} is an HTTP server that does not carry AVP connections: it answered the upgrade to avp/1 with {status}{};          is another service listening there? The Python SDK's servers take requests only (HttpClient)",
+        software(.server.as_deref())
+    )]
+    NoUpgrade {
+        /// Who answered.
+        peer: String,
+        /// With which status.
+        status: u16,
+        /// What it calls itself (`Server`).
+        server: Option<String>,
+    },
     /// The handshake found that the peers do not fit, or the peer refused.
     #[error("handshake with {peer} failed: {source}")]
     Handshake {
@@ -205,6 +239,9 @@ pub enum UsageError {
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
+    /// A name for this agent that no HTTP header can hold.
+    #[error("the agent's id cannot be in an HTTP header; use printable ASCII")]
+    AgentId,
     /// `payload` or `refuse` without a head.
     #[error("no frame head is pending; call `head` first")]
     NoHead,
@@ -274,6 +311,10 @@ pub enum IoFault {
     },
 }
 
+fn software(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| format!(" (`{name}`)"))
+}
+
 fn available() -> String {
     let names: Vec<String> = Scheme::ALL
         .into_iter()
@@ -318,10 +359,8 @@ mod tests {
         assert!(idle.to_string().ends_with("the idle deadline, no frame came"));
         let url = "avp+quic://h:1".parse().unwrap();
         let missing = Incompatible::Transport { url, scheme: Scheme::Quic };
-        assert!(
-            missing
-                .to_string()
-                .ends_with("not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`")
-        );
+        assert!(missing.to_string().ends_with(
+            "not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`, `http`, `https`"
+        ));
     }
 }

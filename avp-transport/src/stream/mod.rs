@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
 pub(crate) use filling::memory_of;
-use reader::StreamReceiver;
+pub(crate) use reader::StreamReceiver;
 use writer::StreamSender;
 
 /// Makes a connection of the two directions of a byte stream. For transports that are not built in, and for tests:

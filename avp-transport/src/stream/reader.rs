@@ -66,9 +66,13 @@ impl<R> std::fmt::Debug for StreamReceiver<R> {
 
 impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
     pub(crate) fn new(io: R, peer: String, options: &Options) -> Self {
+        Self::with_intake(io, Intake::new(peer, options), options)
+    }
+
+    pub(crate) fn with_intake(io: R, intake: Intake, options: &Options) -> Self {
         Self {
             io,
-            intake: Intake::new(peer, options),
+            intake,
             pool: options.pool.clone(),
             idle: options.timeouts.idle,
             patience: Patience::new(&options.limits),
@@ -76,6 +80,11 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
             bulk: false,
             stage: Stage::Between,
         }
+    }
+
+    /// The stream; what was read ahead is lost.
+    pub(crate) fn into_io(self) -> R {
+        self.io
     }
 
     fn fail<T>(&mut self, error: impl Into<TransportError>) -> Result<T> {
