@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use avp_handshake::PeerId;
@@ -44,6 +44,7 @@ pub(super) struct Client {
     busy: AtomicUsize,
     served: AtomicUsize,
     refused: AtomicU32,
+    dismissed: AtomicBool,
     leave: Notify,
 }
 
@@ -62,8 +63,13 @@ impl Client {
         self.refused.fetch_add(1, Ordering::Relaxed) < self.shared.options.budgets.rejects
     }
 
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Relaxed)
+    }
+
     /// Ends the connection after the requests that are being served.
     pub(super) fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Relaxed);
         self.leave.notify_one();
     }
 }
@@ -135,6 +141,7 @@ fn client(shared: &Arc<Shared>, peer: Peer, presence: Presence, place: HalfOpen)
         busy: AtomicUsize::new(0),
         served: AtomicUsize::new(0),
         refused: AtomicU32::new(0),
+        dismissed: AtomicBool::new(false),
         leave: Notify::new(),
     })
 }

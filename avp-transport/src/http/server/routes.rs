@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use ::http::header::{ACCEPT, AUTHORIZATION};
+use ::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, HeaderValue};
 use avp_handshake::{Hello, MAX_HELLO_BYTES, PeerId, TextMessage};
 use avp_wire::ErrorCode;
 use hyper::body::Incoming;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::super::body::{BodyReader, OutBody};
 use super::super::io::Socket;
@@ -26,6 +26,17 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Answers one request.
 pub(super) async fn answer<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Response<OutBody> {
     let _busy = Busy::new(&client);
+    let version = request.version();
+    let mut response = judge::<S>(Arc::clone(&client), request).await;
+    if client.is_dismissed() && version <= Version::HTTP_11 {
+        // Requests that came along with this one are not looked at.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What is allowed to whom.
+async fn judge<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Response<OutBody> {
     if client.presence.crowded {
         client.dismiss();
         return refuse(
