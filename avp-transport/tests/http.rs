@@ -188,6 +188,25 @@ async fn tls_clients_get_the_protocol_that_they_offer() {
     }
 }
 
+// spec: http 2.5
+#[tokio::test]
+async fn a_client_certificate_names_the_peer_of_a_request_and_keeps_its_session() {
+    let mut options = secure_server(Options::default());
+    options.tls.authorities = Some(common::authorities());
+    let url = "https://127.0.0.1:0".parse().unwrap();
+    let listener = HttpListener::serve(&url, options, service(true)).await.unwrap();
+    let mut options = secure_client(Options::default());
+    options.tls.certificate = Some(common::certificate(&common::issue(&["alice.example"])));
+    let session = client(&listener, options.clone()).handshake(config("client")).await.unwrap();
+    let mut frame = sample(1, 10);
+    frame.metadata.session_id = session.established.session.id.to_string();
+    let answer = fields(client(&listener, options).transmit(encoded(&frame)).await.unwrap());
+    assert_eq!(answer["identity"], "cert:alice.example");
+    assert_eq!(answer["session"], "client", "on another connection of the same peer");
+    let error = client(&listener, secure_client(Options::default())).health().await.unwrap_err();
+    assert!(matches!(error, TransportError::Incompatible(Incompatible::Tls { .. })), "{error}");
+}
+
 // spec: http 3.3
 #[tokio::test]
 async fn a_frame_answers_only_those_who_accept_one() {

@@ -108,6 +108,11 @@ impl BodyReader {
         Self { body, piece: Bytes::new() }
     }
 
+    /// Whether nothing is to come.
+    pub(super) fn is_finished(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
     /// The length that the peer has announced.
     pub(super) fn announced(&self) -> Option<u64> {
         self.body.size_hint().exact()

@@ -21,13 +21,16 @@ use super::body::{OutBody, Progress};
 use super::{FRAME_TYPE, HANDSHAKE, HEALTH, HttpRefusal, JSON_TYPE, TEXT, TRANSMIT};
 use crate::budget::MemoryBudget;
 use crate::connection::Peer;
-use crate::error::{Deadline, Incompatible, LimitExceeded, PeerFault, TransportError, UsageError};
+use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
 use crate::link::Result;
 use crate::options::Options;
 use crate::patience::Patience;
 use crate::url::TransportUrl;
 use answer::Arriving;
 use pool::{Lease, Pool};
+
+/// Connections that are tried where kept ones turn out to be gone.
+const ATTEMPTS: u32 = 20;
 
 /// Makes requests. Cheap to clone; connections are kept and used again, by clones too.
 ///
@@ -160,7 +163,9 @@ impl HttpClient {
         body: OutBody,
     ) -> Result<Arriving> {
         let mut body = body;
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let mut lease = self.pool.lease(&self.url, &self.options).await?;
             let progress = Arc::new(Progress::default());
             let total = body.len();
@@ -179,11 +184,11 @@ impl HttpClient {
             }
             match self.wait(&mut lease, request, &progress, total).await? {
                 Ok(response) => return Ok(Arriving::new(response, lease)),
-                Err(unsent) if lease.is_used() => body = unsent.into_body(),
+                Err(unsent) if lease.is_used() && attempts < ATTEMPTS => body = unsent.into_body(),
                 Err(_) => {
                     let peer = lease.peer.to_string();
                     let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-                    return Err(crate::error::IoFault::Broken { peer, source }.into());
+                    return Err(IoFault::Broken { peer, source }.into());
                 }
             }
         }

@@ -112,6 +112,9 @@ async fn take(
 
 /// Reads on what is left of a refused body, for a while.
 pub(super) fn linger(reader: BodyReader) {
+    if reader.is_finished() {
+        return;
+    }
     tokio::spawn(async move {
         let mut rest = reader.take(LINGER_BYTES);
         let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
