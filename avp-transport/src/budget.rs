@@ -23,10 +23,12 @@ pub(crate) struct Account {
 
 impl Account {
     pub(crate) fn new(options: &Options) -> Self {
-        Self {
-            memory: MemoryBudget::new(options.limits.memory_budget),
-            conduct: Arc::new(Mutex::new(Conduct::new(&options.budgets))),
-        }
+        Self::within(MemoryBudget::new(options.limits.memory_budget), options)
+    }
+
+    /// An account whose memory others use too.
+    pub(crate) fn within(memory: MemoryBudget, options: &Options) -> Self {
+        Self { memory, conduct: Arc::new(Mutex::new(Conduct::new(&options.budgets))) }
     }
 
     pub(crate) fn conduct(&self) -> MutexGuard<'_, Conduct> {

@@ -61,6 +61,16 @@ impl Peer {
         &self.address
     }
 
+    /// Who sessions of a new connection belong to. Without authentication nothing ties two connections together, so
+    /// each is a party of its own.
+    pub(crate) fn owner(&self) -> PeerId {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        match self.identity() {
+            Some(identity) => PeerId::new(identity),
+            None => PeerId::new(format!("{self} on connection {}", NEXT.fetch_add(1, Ordering::Relaxed))),
+        }
+    }
+
     /// Who it is, if the transport has authenticated it. What the peer says of itself in its hello is not this.
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
@@ -96,6 +106,7 @@ pub struct Connection {
     receiver: Box<dyn FrameReceiver>,
     streams: Option<Arc<dyn Streams>>,
     half_open: Option<HalfOpen>,
+    admitted: bool,
 }
 
 impl Connection {
@@ -107,13 +118,9 @@ impl Connection {
         receiver: Box<dyn FrameReceiver>,
         options: &Options,
     ) -> Self {
-        // Without authentication nothing ties two connections together, so each is a party of its own.
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let peer_id = match peer.identity() {
-            Some(identity) => PeerId::new(identity),
-            None => PeerId::new(format!("{peer} on connection {}", NEXT.fetch_add(1, Ordering::Relaxed))),
-        };
-        Self { peer, peer_id, options: options.clone(), sender, receiver, streams: None, half_open: None }
+        let peer_id = peer.owner();
+        let options = options.clone();
+        Self { peer, peer_id, options, sender, receiver, streams: None, half_open: None, admitted: false }
     }
 
     /// The same connection where the transport has further streams; for implementers of transports.
@@ -152,6 +159,16 @@ impl Connection {
     pub(crate) fn identify(&mut self, identity: String) {
         self.peer_id = PeerId::new(identity.as_str());
         self.peer.identity = Some(identity);
+    }
+
+    /// Names the peer by credentials that the transport has checked, so that its hello needs none.
+    pub(crate) fn admit(mut self, identity: String) -> Self {
+        self.identify(identity);
+        Self { admitted: true, ..self }
+    }
+
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admitted
     }
 
     /// What this connection allows.

@@ -93,6 +93,11 @@ impl HalfOpen {
         self.gate.limit
     }
 
+    /// What is notified when this connection has to make room, for a task that does not hold the place.
+    pub(crate) fn pushed_out(&self) -> Arc<Notify> {
+        Arc::clone(&self.dropped)
+    }
+
     /// Resolves when this connection had to make room for a newer one.
     pub(crate) async fn dropped(&self) {
         self.dropped.notified().await;

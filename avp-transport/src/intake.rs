@@ -3,7 +3,7 @@
 use avp_wire::{DecodeError, Fault, Flags, Frame, FrameHead, Header, Limits};
 use bytes::Bytes;
 
-use crate::budget::{Account, MemoryClaim};
+use crate::budget::{Account, MemoryBudget, MemoryClaim};
 use crate::error::{LimitExceeded, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
@@ -28,6 +28,11 @@ pub(crate) struct Intake {
 impl Intake {
     pub(crate) fn new(peer: String, options: &Options) -> Self {
         Self::sharing(peer, options, Account::new(options))
+    }
+
+    /// Shares a memory budget with others of the same connection.
+    pub(crate) fn within(memory: MemoryBudget, peer: String, options: &Options) -> Self {
+        Self::sharing(peer, options, Account::within(memory, options))
     }
 
     /// For one of several streams of a connection, which draw on one account.

@@ -21,6 +21,7 @@ mod connection;
 mod error;
 mod half_open;
 mod handshaking;
+mod http;
 mod intake;
 mod link;
 mod memory;
@@ -43,6 +44,10 @@ mod work;
 pub use auth::{Authorize, BearerTokens, InvalidToken, MAX_TOKEN, Token, TokenFileError, Unauthorized};
 pub use connection::{Connection, Peer, PeerAddress};
 pub use error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
+pub use http::{
+    HttpAgent, HttpAnswer, HttpCaller, HttpClient, HttpConnector, HttpHandler, HttpLimits, HttpListener,
+    HttpRefusal, HttpReply, HttpServerOptions, HttpService, HttpSession, MetricsText,
+};
 pub use link::{BoxFuture, Connector, FrameReceiver, FrameSender, Halves, Listener, Result, Streams};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use negotiate::{negotiate_client, negotiate_server};

@@ -62,7 +62,8 @@ pub async fn negotiate_server(
 
 async fn serve(connection: &mut Connection, mut config: NegotiatorConfig) -> Result<Box<Established>> {
     let start = now();
-    let first = if connection.options().authorize.is_some() { admit(connection).await? } else { None };
+    let asks = connection.options().authorize.is_some() && !connection.is_admitted();
+    let first = if asks { admit(connection).await? } else { None };
     prepare(connection, &mut config);
     let id = SessionId::from_random(rand::random());
     let mut negotiator = Negotiator::server(config, id, start).map_err(UsageError::Configure)?;

@@ -1,7 +1,9 @@
 //! From an address to the transport that serves it.
 
 use crate::connection::Connection;
+#[cfg(not(target_os = "linux"))]
 use crate::error::Incompatible;
+use crate::http::{HttpConnector, HttpListener};
 use crate::link::{Connector, Listener, Result};
 use crate::memory::{MemoryConnector, MemoryListener};
 use crate::options::Options;
@@ -24,7 +26,9 @@ pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connec
         #[cfg(target_os = "linux")]
         TransportUrl::SharedMemory { .. } => Ok(Box::new(ShmConnector::new(options.clone()))),
         TransportUrl::Quic { .. } => Ok(Box::new(QuicConnector::new(options.clone()))),
-        other => Err(unavailable(other).into()),
+        TransportUrl::Http { .. } => Ok(Box::new(HttpConnector::new(options.clone()))),
+        #[cfg(not(target_os = "linux"))]
+        other @ TransportUrl::SharedMemory { .. } => Err(unavailable(other).into()),
     }
 }
 
@@ -49,10 +53,13 @@ pub async fn listen(url: &TransportUrl, options: &Options) -> Result<Box<dyn Lis
         #[cfg(target_os = "linux")]
         TransportUrl::SharedMemory { .. } => Ok(Box::new(ShmListener::bind(url, options.clone()).await?)),
         TransportUrl::Quic { .. } => Ok(Box::new(QuicListener::bind(url, options.clone()).await?)),
-        other => Err(unavailable(other).into()),
+        TransportUrl::Http { .. } => Ok(Box::new(HttpListener::bind(url, options.clone()).await?)),
+        #[cfg(not(target_os = "linux"))]
+        other @ TransportUrl::SharedMemory { .. } => Err(unavailable(other).into()),
     }
 }
 
+#[cfg(not(target_os = "linux"))]
 fn unavailable(url: &TransportUrl) -> Incompatible {
     Incompatible::Transport { url: url.clone(), scheme: url.scheme() }
 }

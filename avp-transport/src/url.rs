@@ -66,8 +66,10 @@ impl Scheme {
     /// Whether this build can connect and listen there.
     #[must_use]
     pub const fn available(self) -> bool {
-        matches!(self, Self::Memory | Self::Tcp | Self::Tls | Self::Quic)
-            || matches!(self, Self::SharedMemory) && cfg!(target_os = "linux")
+        match self {
+            Self::SharedMemory => cfg!(target_os = "linux"),
+            _ => true,
+        }
     }
 }
 

@@ -32,6 +32,14 @@ mod quic {
     avp_transport::conformance_tests!(super::common::Secure("avp+quic://127.0.0.1:0"));
 }
 
+mod http {
+    avp_transport::conformance_tests!(super::Url("http://127.0.0.1:0"));
+}
+
+mod https {
+    avp_transport::conformance_tests!(super::common::Secure("https://127.0.0.1:0"));
+}
+
 mod memory {
     use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The transports that certificates secure.
-const SECURE: [&str; 2] = ["avp+tls://127.0.0.1:0", "avp+quic://127.0.0.1:0"];
+const SECURE: [&str; 3] = ["avp+tls://127.0.0.1:0", "avp+quic://127.0.0.1:0", "https://127.0.0.1:0"];
 
 fn token(text: &str) -> Token {
     Token::new(text).unwrap()

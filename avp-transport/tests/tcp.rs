@@ -4,8 +4,7 @@ use std::net::TcpListener as StdListener;
 use std::time::Duration;
 
 use avp_transport::{
-    Incompatible, IoFault, Listener, Options, PeerFault, TransportError, TransportUrl, UsageError, connect,
-    listen,
+    IoFault, Listener, Options, PeerFault, TransportError, TransportUrl, UsageError, connect, listen,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -58,19 +57,6 @@ async fn beyond_loopback_needs_permission_and_says_so() {
     let mut options = Options::default();
     options.allow_remote = true;
     listen(&url("avp+tcp://0.0.0.0:0"), &options).await.unwrap();
-}
-
-#[tokio::test]
-async fn transports_of_other_builds_are_named_as_missing() {
-    for missing in ["http://h:1", "https://h"] {
-        for error in [
-            listen(&url(missing), &Options::default()).await.map(drop).unwrap_err(),
-            connect(&url(missing), &Options::default()).await.map(drop).unwrap_err(),
-        ] {
-            assert!(matches!(error, TransportError::Incompatible(Incompatible::Transport { .. })), "{error}");
-            assert!(error.to_string().contains("not available in this build"), "{error}");
-        }
-    }
 }
 
 #[tokio::test]

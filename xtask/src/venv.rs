@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::sh::{command, install, is_root, run, say, target};
 
-/// The Python peer alone, and what the decoder of spec-vectors/examples needs.
-const PEER: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\n";
+/// The Python peer with its HTTP client and server, and what the decoder of spec-vectors/examples needs.
+const PEER: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\nfastapi\nhttpx[http2]\nhypercorn\n";
 /// The Python peer with its Hugging Face engine.
-const TORCH: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\ntorch==2.15.0\ntransformers==5.23.0\ntokenizers==0.23.3\nsafetensors\n";
+const TORCH: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\nfastapi\nhttpx[http2]\nhypercorn\ntorch==2.15.0\ntransformers==5.23.0\ntokenizers==0.23.3\nsafetensors\n";
 
 /// The interpreter of the environment, which is made or completed first.
 pub(crate) fn python(torch: bool) -> Result<PathBuf> {

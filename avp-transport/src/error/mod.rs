@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use avp_wire::ErrorCode;
 
 use crate::auth::Unauthorized;
+use crate::http::HttpRefusal;
 use crate::shm::ShmFault;
 use crate::tls::{TlsConfigError, TlsFault};
 use crate::url::{Scheme, TransportUrl, UrlError};
@@ -51,15 +52,20 @@ impl TransportError {
             Self::Peer(PeerFault::Handshake { source, .. })
             | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
-            Self::Peer(PeerFault::SharedMemory { .. }) => ErrorCode::UnexpectedFrame,
+            Self::Peer(PeerFault::SharedMemory { .. } | PeerFault::Answer { .. }) => {
+                ErrorCode::UnexpectedFrame
+            }
             Self::Peer(PeerFault::Unauthorized { .. })
             | Self::Incompatible(
                 Incompatible::Tls { .. }
                 | Incompatible::TurnedAway { .. }
                 | Incompatible::User { .. }
-                | Incompatible::Refused { .. },
+                | Incompatible::NotLetIn { .. },
             ) => ErrorCode::Unauthorized,
-            Self::Incompatible(Incompatible::Transport { .. }) => ErrorCode::NoHandler,
+            Self::Incompatible(Incompatible::Refused { refusal, .. }) => refusal.code_or_nearest(),
+            Self::Incompatible(Incompatible::Transport { .. } | Incompatible::NoUpgrade { .. }) => {
+                ErrorCode::NoHandler
+            }
             Self::Usage(UsageError::Encode(source)) => source.code(),
             Self::Usage(_) => ErrorCode::InvalidArgument,
             Self::Io(_) => ErrorCode::Io,
@@ -162,6 +168,14 @@ pub enum PeerFault {
         /// How.
         fault: ShmFault,
     },
+    /// What came is no answer of an AVP server.
+    #[error("{peer} gave an answer that is not AVP's: {what}; is another service listening there?")]
+    Answer {
+        /// Who answered.
+        peer: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// What the peer said in the handshake is not in order.
     #[error("handshake with {peer} failed: {source}")]
     Handshake {
@@ -214,11 +228,32 @@ pub enum Incompatible {
     },
     /// The listener does not take this process.
     #[error("{peer} refused the connection (error {code}); does it let in this process's user?")]
-    Refused {
+    NotLetIn {
         /// Who refused.
         peer: String,
         /// Number of the error (docs/spec/errors.md).
         code: u16,
+    },
+    /// An HTTP server refused the request.
+    #[error("{peer} refused the request: {refusal}")]
+    Refused {
+        /// Who refused.
+        peer: String,
+        /// With which status, and why.
+        refusal: HttpRefusal,
+    },
+    /// An HTTP server that does not carry AVP connections.
+    #[error(
+        "{peer} is an HTTP server that does not carry AVP connections: it answered the upgrade to avp/1 with {status}{};          is another service listening there? The Python SDK's servers take requests only (HttpClient)",
+        software(.server.as_deref())
+    )]
+    NoUpgrade {
+        /// Who answered.
+        peer: String,
+        /// With which status.
+        status: u16,
+        /// What it calls itself (`Server`).
+        server: Option<String>,
     },
     /// The handshake found that the peers do not fit, or the peer refused.
     #[error("handshake with {peer} failed: {source}")]
@@ -249,6 +284,9 @@ pub enum UsageError {
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
+    /// A name for this agent that no HTTP header can hold.
+    #[error("the agent's id cannot be in an HTTP header; use printable ASCII")]
+    AgentId,
     /// `payload` or `refuse` without a head.
     #[error("no frame head is pending; call `head` first")]
     NoHead,
@@ -357,6 +395,10 @@ pub enum IoFault {
     },
 }
 
+fn software(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| format!(" (`{name}`)"))
+}
+
 fn available() -> String {
     let names: Vec<String> = Scheme::ALL
         .into_iter()
@@ -427,9 +469,8 @@ mod tests {
         assert!(idle.to_string().ends_with("the idle deadline, no frame came"));
         let url = "avp+tcp://h:1".parse().unwrap();
         let missing = Incompatible::Transport { url, scheme: Scheme::Tcp };
-        let text = missing.to_string();
         assert!(
-            text.contains(
+            missing.to_string().contains(
                 "not available in this build; available: `avp+mem`, `avp+tcp`, `avp+tls`, `avp+quic`"
             )
         );

@@ -62,7 +62,7 @@ pub(super) async fn greet(socket: UnixStream, path: &Path, options: &Options) ->
     let (theirs, channel) = ends.receive().await?;
     if theirs.refusal != 0 {
         let peer = ends.peer.to_string();
-        return Err(Incompatible::Refused { peer, code: theirs.refusal }.into());
+        return Err(Incompatible::NotLetIn { peer, code: theirs.refusal }.into());
     }
     if options.shm.mode == ShmMode::Sealed && theirs.mode == ShmMode::Pooled {
         return Err(ends.fault(ShmFault::Malformed));

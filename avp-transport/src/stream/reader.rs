@@ -83,6 +83,11 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         }
     }
 
+    /// The stream; what was read ahead is lost.
+    pub(crate) fn into_io(self) -> R {
+        self.io
+    }
+
     fn fail<T>(&mut self, error: impl Into<TransportError>) -> Result<T> {
         self.stage = Stage::Failed;
         Err(error.into())

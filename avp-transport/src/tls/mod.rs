@@ -10,6 +10,7 @@ pub use config::{TlsAuthorities, TlsCertificate, TlsConfigError, TlsOptions};
 pub use dev_ca::{CA_VALIDITY, CERTIFICATE_VALIDITY, CertificateError, DevCa, Issued};
 pub use fault::TlsFault;
 pub use transport::{TlsConnector, TlsListener};
+pub(crate) use transport::{fault, server_name};
 
 /// The protocol's name in TLS (ALPN).
 pub const ALPN: &[u8] = b"avp/1";

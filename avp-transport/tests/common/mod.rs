@@ -28,6 +28,14 @@ pub(crate) fn authorities_pem() -> String {
     CA.certificate().to_owned()
 }
 
+/// The authority's certificate, for clients that are not ours.
+pub(crate) fn authority_der() -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    use rustls::pki_types::pem::PemObject;
+    rustls::pki_types::CertificateDer::pem_slice_iter(CA.certificate().as_bytes())
+        .map(Result::unwrap)
+        .collect()
+}
+
 /// `options` of a listener on loopback.
 pub(crate) fn secure_server(mut options: Options) -> Options {
     options.tls.certificate = Some(certificate(&issue(&["localhost", "127.0.0.1"])));

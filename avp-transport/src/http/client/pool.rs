@@ -1,0 +1,162 @@
+//! Connections that are kept: several of HTTP/1.1, of which each carries one request at a time, or one of HTTP/2.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::timeout;
+
+use super::super::body::OutBody;
+use super::super::dial::{Dialled, failure, reach};
+use super::super::io::{Link, Socket};
+use super::super::tuning::{BUFFER, CONNECTION_WINDOW, FRAME_SIZE, PING, STREAM_WINDOW};
+use crate::connection::Peer;
+use crate::link::Result;
+use crate::options::Options;
+use crate::socket;
+use crate::url::TransportUrl;
+
+/// Idle HTTP/1.1 connections that are kept.
+const KEPT: usize = 16;
+/// How long a kept connection may take to be ready before another is made.
+const READY: Duration = Duration::from_millis(100);
+/// Headers of an answer, in bytes.
+const HEADER_BYTES: usize = 64 << 10;
+
+type Sending<'a> =
+    Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<OutBody>>>> + Send + 'a>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    prior_knowledge: bool,
+    kept: Mutex<Vec<(Sender, Peer)>>,
+}
+
+#[derive(Debug)]
+enum Sender {
+    One(http1::SendRequest<OutBody>),
+    Two(http2::SendRequest<OutBody>),
+}
+
+/// A connection that carries one request.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) peer: Peer,
+    sender: Sender,
+    used: bool,
+}
+
+impl Pool {
+    pub(super) fn with_http2() -> Self {
+        Self { prior_knowledge: true, ..Self::default() }
+    }
+
+    /// A kept connection that still stands, or a new one.
+    pub(super) async fn lease(&self, url: &TransportUrl, options: &Options) -> Result<Lease> {
+        while let Some((mut sender, peer)) = self.take() {
+            let ready = match &mut sender {
+                Sender::One(sender) => matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))),
+                Sender::Two(sender) => matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))),
+            };
+            if ready {
+                return Ok(Lease { peer, sender, used: true });
+            }
+        }
+        let lease = socket::in_time(url, options, self.dial(url, options)).await?;
+        if let Sender::Two(sender) = &lease.sender {
+            self.kept().push((Sender::Two(sender.clone()), lease.peer.clone()));
+        }
+        Ok(lease)
+    }
+
+    /// Keeps an HTTP/1.1 connection whose answer has been read. (HTTP/2 ones stay in the pool while they are used.)
+    pub(super) fn give_back(&self, lease: Lease) {
+        let mut kept = self.kept();
+        if let Sender::One(_) = &lease.sender
+            && kept.len() < KEPT
+        {
+            kept.push((lease.sender, lease.peer));
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<(Sender, Peer)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<(Sender, Peer)> {
+        let mut kept = self.kept();
+        kept.retain(|(sender, _)| match sender {
+            Sender::One(sender) => !sender.is_closed(),
+            Sender::Two(sender) => !sender.is_closed(),
+        });
+        if let Some((Sender::Two(sender), peer)) = kept.first() {
+            return Some((Sender::Two(sender.clone()), peer.clone()));
+        }
+        kept.pop()
+    }
+
+    async fn dial(&self, url: &TransportUrl, options: &Options) -> Result<Lease> {
+        let reached = reach(url, options, &[b"h2", b"http/1.1"]).await?;
+        let h2 = reached.h2 || self.prior_knowledge && matches!(reached.socket, Dialled::Plain(_));
+        let sender = match reached.socket {
+            Dialled::Plain(stream) => speak(stream, h2, &reached.peer, options).await?,
+            Dialled::Tls(stream) => speak(*stream, h2, &reached.peer, options).await?,
+        };
+        Ok(Lease { peer: reached.peer, sender, used: false })
+    }
+}
+
+impl Lease {
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Two(_))
+    }
+
+    /// Whether the connection is not new.
+    pub(super) fn is_used(&self) -> bool {
+        self.used
+    }
+
+    pub(super) fn send(&mut self, request: Request<OutBody>) -> Sending<'_> {
+        match &mut self.sender {
+            Sender::One(sender) => Box::pin(sender.try_send_request(request)),
+            Sender::Two(sender) => Box::pin(sender.try_send_request(request)),
+        }
+    }
+}
+
+/// Starts HTTP on a socket. Its task ends when the last sender is dropped.
+async fn speak<S: Socket>(stream: S, h2: bool, peer: &Peer, options: &Options) -> Result<Sender> {
+    let io = TokioIo::new(Link::new(Bytes::new(), stream, options.limits.frame_timeout));
+    let failed = |error| failure(peer, error);
+    let name = peer.to_string();
+    let log = move |outcome: hyper::Result<()>| {
+        if let Err(error) = outcome {
+            tracing::debug!(peer = %name, %error, "an HTTP connection failed");
+        }
+    };
+    if h2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_SIZE)
+            .max_send_buf_size(BUFFER)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING);
+        let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
+        tokio::spawn(async move { log(connection.await) });
+        return Ok(Sender::Two(sender));
+    }
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(BUFFER).max_header_size(HEADER_BYTES);
+    let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
+    tokio::spawn(async move { log(connection.await) });
+    Ok(Sender::One(sender))
+}

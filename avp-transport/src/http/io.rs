@@ -1,0 +1,134 @@
+//! What lies under hyper: a socket with the bytes that were read ahead in front, given up when its peer takes nothing.
+
+use std::io::{self, Cursor, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::TlsStream;
+
+use crate::connection::{Connection, Peer};
+use crate::options::Options;
+use crate::stream::connection_over;
+
+/// A TCP socket, or TLS over one.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Carries frames from here on; `ahead` was read already.
+    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options) -> Connection;
+}
+
+impl Socket for TcpStream {
+    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options) -> Connection {
+        let (read, write) = self.into_split();
+        connection_over(AsyncReadExt::chain(Cursor::new(ahead), read), write, peer, options)
+    }
+}
+
+impl Socket for TlsStream<TcpStream> {
+    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options) -> Connection {
+        let (read, write) = tokio::io::split(self);
+        connection_over(AsyncReadExt::chain(Cursor::new(ahead), read), write, peer, options)
+    }
+}
+
+/// The socket as hyper gets it.
+pub(super) struct Link<S> {
+    ahead: Bytes,
+    io: S,
+    /// How long the peer may take nothing while something is to be written.
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Link<S> {
+    pub(super) fn new(ahead: Bytes, io: S, patience: Duration) -> Self {
+        Self { ahead, io, patience, stalled: None }
+    }
+
+    /// The socket, and what was read ahead and not taken.
+    pub(super) fn into_parts(self) -> (S, Bytes) {
+        (self.io, self.ahead)
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.stalled = None;
+            return poll;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if stalled.deadline() <= Instant::now() || stalled.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no data")));
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.has_remaining() {
+            let count = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.watch(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.watch(cx, done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (near, mut far) = duplex(10);
+        let mut link = Link::new(Bytes::from_static(b"ahead "), near, Duration::from_secs(30));
+        far.write_all(b"behind").await.unwrap();
+        let mut text = [0; 12];
+        link.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"ahead behind");
+        let start = Instant::now();
+        let error = link.write_all(&[0; 11]).await.unwrap_err();
+        assert_eq!((error.kind(), start.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
+    }
+}

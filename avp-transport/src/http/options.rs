@@ -1,0 +1,80 @@
+//! What an HTTP listener is given beside [`Options`](crate::Options), and what it allows (docs/spec/http.md, section 5).
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::service::HttpService;
+
+/// What a listener serves beside connections.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct HttpServerOptions {
+    /// Who answers handshakes, frames and texts; `None` answers them with 501.
+    pub service: Option<Arc<dyn HttpService>>,
+    /// The text of `GET /metrics`; `None` answers it with 404.
+    pub metrics: Option<MetricsText>,
+    /// What a client may use.
+    pub limits: HttpLimits,
+}
+
+/// Gives the text of `GET /metrics` in Prometheus' format.
+///
+/// ```
+/// # use avp_transport::{HttpServerOptions, MetricsText};
+/// use metrics_exporter_prometheus::PrometheusBuilder;
+/// let recorder = PrometheusBuilder::new().build_recorder();
+/// let handle = recorder.handle();
+/// let mut options = HttpServerOptions::default();
+/// options.metrics = Some(MetricsText::new(move || handle.render()));
+/// ```
+#[derive(Clone)]
+pub struct MetricsText(Arc<dyn Fn() -> String + Send + Sync>);
+
+impl MetricsText {
+    /// Asks `render` at each request.
+    #[must_use]
+    pub fn new(render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(render))
+    }
+
+    pub(super) fn render(&self) -> String {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for MetricsText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MetricsText(..)")
+    }
+}
+
+/// Budgets of an HTTP listener that other transports do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HttpLimits {
+    /// Bytes of a request's headers (16 KiB).
+    pub header_bytes: usize,
+    /// Headers of a request over HTTP/1.1 (64).
+    pub headers: usize,
+    /// Connections of one peer that are not upgraded (256).
+    pub connections_per_peer: usize,
+    /// Requests per second that a peer may sustain (1,000).
+    pub requests_per_second: u32,
+    /// Requests that a peer may make in a burst (2,000).
+    pub request_burst: u32,
+    /// Upgraded connections that wait to be accepted (64).
+    pub backlog: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 16 << 10,
+            headers: 64,
+            connections_per_peer: 256,
+            requests_per_second: 1_000,
+            request_burst: 2_000,
+            backlog: 64,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The listener: one port for requests and for connections.
+
+mod connection;
+mod peers;
+mod request;
+mod respond;
+mod routes;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::{HttpServerOptions, parts};
+use crate::connection::Connection;
+use crate::error::UsageError;
+use crate::half_open::HalfOpenGate;
+use crate::link::{BoxFuture, Listener, Result};
+use crate::options::Options;
+use crate::socket;
+use crate::url::TransportUrl;
+use peers::Peers;
+
+/// Serves HTTP at one port: requests go to the [`HttpService`](super::HttpService), connections that clients open by
+/// an upgrade come out of [`accept`](Listener::accept). HTTP/1.1 and HTTP/2, the latter with prior knowledge or by ALPN.
+///
+/// It works in the background, so requests are served also while nobody calls `accept`. Dropping it ends requests and
+/// what was not accepted; accepted connections go on.
+#[derive(Debug)]
+pub struct HttpListener {
+    url: TransportUrl,
+    upgraded: Mutex<mpsc::Receiver<Connection>>,
+    serving: AbortHandle,
+}
+
+/// What the connections of a listener share.
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    http: HttpServerOptions,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    gate: HalfOpenGate,
+    peers: Peers,
+    upgraded: mpsc::Sender<Connection>,
+}
+
+impl HttpListener {
+    /// Binds to an `http` or `https` URL, for connections alone; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// The name does not resolve, the port is taken, `http` beyond loopback without
+    /// [`Options::allow_remote`], or `https` without a certificate in [`Options::tls`].
+    pub async fn bind(url: &TransportUrl, options: Options) -> Result<Self> {
+        Self::serve(url, options, HttpServerOptions::default()).await
+    }
+
+    /// Binds, and serves requests too.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn serve(url: &TransportUrl, options: Options, http: HttpServerOptions) -> Result<Self> {
+        let (tls, host, port) = parts(url)?;
+        let config = match tls {
+            true => Some(Arc::new(options.tls.server(&[b"h2", b"http/1.1"]).map_err(UsageError::Tls)?)),
+            false => None,
+        };
+        let addresses = socket::resolve(host, port).await?;
+        if !tls {
+            socket::check_loopback(&addresses, &options)?;
+        }
+        let (listener, address) = socket::bind(host, &addresses).await?;
+        let (sender, upgraded) = mpsc::channel(http.limits.backlog.max(1));
+        let shared = Arc::new(Shared {
+            gate: HalfOpenGate::new(options.limits.max_half_open_per_peer),
+            peers: Peers::new(http.limits),
+            options,
+            http,
+            tls: config,
+            upgraded: sender,
+        });
+        let url = TransportUrl::Http { tls, host: address.ip().to_string(), port: address.port() };
+        let serving = tokio::spawn(run(listener, shared)).abort_handle();
+        Ok(Self { url, upgraded: Mutex::new(upgraded), serving })
+    }
+}
+
+impl Drop for HttpListener {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Listener for HttpListener {
+    fn accept(&self) -> BoxFuture<'_, Result<Connection>> {
+        Box::pin(async move {
+            let closed = || UsageError::Closed { peer: self.url.to_string() }.into();
+            self.upgraded.lock().await.recv().await.ok_or_else(closed)
+        })
+    }
+
+    fn local_url(&self) -> &TransportUrl {
+        &self.url
+    }
+}
+
+async fn run(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = socket::accept(&listener) => {
+                let (stream, address): (_, SocketAddr) = accepted;
+                connections.spawn(connection::serve(stream, address, Arc::clone(&shared)));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
