@@ -60,36 +60,67 @@ impl CandleBackend {
         Self::load_folder(&folder, &LoadOptions { model_id, ..options.clone() })
     }
 
+    /// What a model is, without loading its weights: identity, fingerprint, tokenizer facts and limits. Takes a folder or
+    /// hub id as [`load`](Self::load) does.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn describe(model: impl AsRef<Path>, options: &LoadOptions) -> Result<ModelInfo, BackendError> {
+        let model = model.as_ref();
+        if model.is_dir() {
+            return Ok(Described::read(model, options)?.info);
+        }
+        #[cfg(feature = "hub")]
+        if let Some(id) = crate::hub::model_id(model) {
+            let folder = crate::hub::fetch(id, options)?;
+            let model_id = options.model_id.clone().or_else(|| Some(id.to_owned()));
+            return Ok(Described::read(&folder, &LoadOptions { model_id, ..options.clone() })?.info);
+        }
+        Err(invalid(model, "is no Hugging Face model folder"))
+    }
+
     /// Loads a Hugging Face model folder.
     pub(crate) fn load_folder(folder: &Path, options: &LoadOptions) -> Result<Self, BackendError> {
+        let device = open_device(options.device)?;
+        let Described { config, codec, shards, info } = Described::read(folder, options)?;
+        let dtype = candle_dtype(info.dtype);
+        let weights = Weights::new(&shards, dtype, &device, options.progress.clone())?;
+        let model = Decoder::load(config, weights, dtype, &device)?;
+        Ok(Self { model: Arc::new(model), codec, info })
+    }
+}
+
+/// A model folder whose weights were not loaded.
+struct Described {
+    config: DecoderConfig,
+    codec: HfCodec,
+    shards: Shards,
+    info: ModelInfo,
+}
+
+impl Described {
+    fn read(folder: &Path, options: &LoadOptions) -> Result<Self, BackendError> {
         let config_path = required(folder, "config.json")?;
         let config = DecoderConfig::parse(&config_path, &read_object(&config_path)?)?;
-        let tokenizer_path = required(folder, "tokenizer.json")?;
-        let device = open_device(options.device)?;
-        let dtype = options.dtype.unwrap_or(KvDtype::F32);
-
-        let codec = HfCodec::load(&tokenizer_path)?;
+        let codec = HfCodec::load(&required(folder, "tokenizer.json")?)?;
         let chat = ChatFiles::load(folder, &codec, &config.eos)?;
         let identity = identity(folder, &config_path, &config, &codec, options)?;
         let shards = Shards::open(folder)?;
-        let weights = Weights::new(&shards, candle_dtype(dtype), &device, options.progress.clone())?;
-        let model = Decoder::load(config, weights, candle_dtype(dtype), &device)?;
-        let fingerprint = fingerprint::of_weights(&shards.paths(), options)?;
         let info = ModelInfo {
             identity,
-            weights: Some(fingerprint),
+            weights: Some(fingerprint::of_weights(&shards.paths(), options)?),
             source: folder.to_path_buf(),
-            num_heads: model.config.heads,
-            vocab_size: model.config.vocab,
-            max_positions: model.config.max_positions,
-            tied_embeddings: model.config.tied,
-            dtype,
+            num_heads: config.heads,
+            vocab_size: config.vocab,
+            max_positions: config.max_positions,
+            tied_embeddings: config.tied,
+            dtype: options.dtype.unwrap_or(KvDtype::F32),
             device: device_name(options.device),
             stop_tokens: chat.stop_tokens,
             chat_template: chat.chat_template,
             special_tokens: chat.special_tokens,
         };
-        Ok(Self { model: Arc::new(model), codec, info })
+        Ok(Self { config, codec, shards, info })
     }
 }
 

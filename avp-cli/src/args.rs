@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Ask an agent that serves.
     Ask(AskArgs),
+    /// Hand a context file over to `avp recv`, or to an agent that serves.
+    Send(SendArgs),
+    /// Receive contexts into files.
+    Recv(RecvArgs),
     /// Make certificates for agents on a network.
     Cert(CertArgs),
     /// List the models that are here.
@@ -245,8 +249,50 @@ pub(crate) struct AskArgs {
     /// This agent's name.
     #[arg(long, default_value = "avp-ask")]
     pub(crate) name: String,
+    /// How often to go on over a new connection when one fails.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) retries: u32,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// The context file.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// This agent's name.
+    #[arg(long, default_value = "avp-send")]
+    pub(crate) name: String,
+    /// How often to go on over a new connection when one fails.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) retries: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecvArgs {
+    /// The model whose contexts are taken: a Hugging Face model folder, a hub id, or the name of a demo model. Its
+    /// weights are not loaded.
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// Receive one context into this file, then end.
+    #[arg(long, short, value_name = "FILE", required_unless_present = "folder", conflicts_with = "folder")]
+    pub(crate) output: Option<PathBuf>,
+    /// Receive contexts into this folder, each into a file of its own, until Ctrl-C.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+    /// This agent's name.
+    #[arg(long, default_value = "avp-recv")]
+    pub(crate) name: String,
+    /// Take no context whose checkpoint cannot be verified.
+    #[arg(long)]
+    pub(crate) require_verified: bool,
+    /// Most bytes under way at a time.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) window: u64,
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,8 @@ async fn main() -> ExitCode {
         Command::Models(args) => commands::models::run(args, json),
         Command::Serve(args) => commands::serve::run(args, json).await,
         Command::Ask(args) => commands::ask::run(args, json).await,
+        Command::Send(args) => commands::send::run(args, json).await,
+        Command::Recv(args) => commands::recv::run(args, json).await,
         Command::Demo(args) => demo::run(args, json).await,
     };
     match result {

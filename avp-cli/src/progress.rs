@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use avp::{LoadProgress, Progress, ProgressFn};
 use indicatif::{ProgressBar, ProgressStyle};
 
-const BYTES: &str = "{prefix:>10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}";
+const BYTES: &str = "{prefix:>10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
 const COUNT: &str = "{prefix:>10} {bar:32} {pos}/{len} {per_sec}";
 
 /// One bar, made anew when what it shows changes.
@@ -51,6 +51,12 @@ impl Bar {
     /// Shows `done` of `total` of anything.
     pub(crate) fn counting(&self, what: &str, done: usize, total: usize) {
         self.show(what, COUNT, done as u64, total as u64);
+    }
+
+    /// Shows a context on its way: of `bytes` as many as `slabs` of `of` make.
+    pub(crate) fn moving(&self, what: &str, slabs: u64, of: u64, bytes: u64) {
+        let done = u128::from(bytes) * u128::from(slabs) / u128::from(of.max(1));
+        self.show(what, BYTES, u64::try_from(done).unwrap_or(bytes), bytes);
     }
 
     /// Takes the bar away.

@@ -128,6 +128,20 @@ pub(crate) fn announce(hello: &mut Hello, weights: Option<&str>) {
 /// # Errors
 /// [`BackendError`] naming the file that is missing or wrong, or the kind of model that this build cannot run.
 pub fn load_backend(model: &str, options: &LoadOptions) -> Result<Arc<dyn Backend>, BackendError> {
+    check_kind(model)?;
+    Ok(Arc::new(CandleBackend::load(model, options)?))
+}
+
+/// What a model is, without loading it. Blocks while it reads.
+///
+/// # Errors
+/// As [`load_backend`].
+pub fn describe_model(model: &str, options: &LoadOptions) -> Result<ModelInfo, BackendError> {
+    check_kind(model)?;
+    CandleBackend::describe(model, options)
+}
+
+fn check_kind(model: &str) -> Result<(), BackendError> {
     let is_gguf = Path::new(model).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_gguf || model.starts_with("ollama:") {
         return Err(BackendError::Unsupported {
@@ -135,5 +149,5 @@ pub fn load_backend(model: &str, options: &LoadOptions) -> Result<Arc<dyn Backen
             supported: "Hugging Face model folders and hub ids".to_owned(),
         });
     }
-    Ok(Arc::new(CandleBackend::load(model, options)?))
+    Ok(())
 }

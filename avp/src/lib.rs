@@ -17,6 +17,7 @@ mod incoming;
 mod outgoing;
 mod peer;
 mod receive;
+mod retry;
 mod server;
 mod session;
 mod text_key;
@@ -33,7 +34,7 @@ pub use avp_transport as transport;
 pub use avp_transport::{Options as TransportOptions, TransportError, TransportUrl, UrlError};
 pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, ext};
 
-pub use agent::{Agent, AgentError, load_backend};
+pub use agent::{Agent, AgentError, describe_model, load_backend};
 pub use choice::{Handover, choose};
 pub use deliver::Handed;
 pub use exchange::Answer;
@@ -41,6 +42,7 @@ pub use file::{FileError, Inspection, inspect, load_context, open_context, read_
 pub use outgoing::{OutgoingContext, SourceError};
 pub use peer::{Ask, AskError, Peer};
 pub use receive::{ReceiveEvent, ReceiveInto, ReceiveOptions, Receiver, receive};
+pub use retry::Retry;
 pub use server::{ServeError, ServeOptions, Served, Server, serve};
 pub use text_key::text_of;
 

@@ -72,6 +72,8 @@ pub enum ReceiveEvent {
         /// Who sent it: the agent's own name for itself.
         from: String,
     },
+    /// A session has ended; its peer has heard what became of its contexts.
+    Left,
 }
 
 /// A listener that takes contexts of one model.
@@ -151,7 +153,7 @@ async fn session(shared: Arc<Shared>, mut connection: Connection) -> Result<(), 
     let sender = connection.peer().identity().map(str::to_owned);
     let transfers = Transfers::over(connection);
     let mut lanes = JoinSet::new();
-    let outcome = loop {
+    let mut outcome = loop {
         tokio::select! {
             lane = transfers.accept() => match lane {
                 Ok(Some(transfer)) => {
@@ -175,8 +177,11 @@ async fn session(shared: Arc<Shared>, mut connection: Connection) -> Result<(), 
     };
     // What has come is written, however the connection ended.
     while lanes.join_next().await.is_some() {}
-    outcome?;
-    transfers.finish().await
+    if outcome.is_ok() {
+        outcome = transfers.finish().await;
+    }
+    (shared.on)(ReceiveEvent::Left);
+    outcome
 }
 
 /// One transfer of a session.

@@ -1,12 +1,13 @@
 //! `avp ask`.
 
 use anyhow::Result;
-use avp::{Answer, Ask, Handover, Peer, open_context, text_of};
+use avp::{Answer, Ask, Handover, OutgoingContext, Peer, Retry, open_context, text_of};
 use serde_json::{Value, json};
 
 use super::model;
 use crate::args::AskArgs;
 use crate::output;
+use crate::progress::Bar;
 
 /// Most bytes that an answer may take here, which is text of at most 4096 tokens and their ids.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -17,10 +18,20 @@ pub(crate) async fn run(args: AskArgs, json: bool) -> Result<()> {
     let context = args.context.as_ref().map(|file| open_context(file, &model::pool())).transpose()?;
     let text = args.text.or_else(|| context.as_ref().and_then(|context| text_of(context.metadata())));
     let hello = Peer::hello_for(&args.name, context.as_ref());
-    let mut peer = Peer::connect(&args.connect.to, hello, &transport).await?;
-    let resolution = peer.resolution().path.to_string();
     let ask = Ask { prompt: args.prompt, context, text, options: args.sampling.into() };
-    let answer = peer.ask(&ask).await?;
+    let retry = Retry { times: args.retries, ..Retry::default() };
+    let bar = Bar::default();
+    let total = ask.context.as_ref().map_or(0, OutgoingContext::kv_bytes);
+    let outcome = retry
+        .run(async || {
+            let mut peer = Peer::connect(&args.connect.to, hello.clone(), &transport).await?;
+            let resolution = peer.resolution().path.to_string();
+            let answer = peer.ask_with(&ask, &|h| bar.moving("send", h.slabs, h.of, total)).await?;
+            Ok((answer, resolution, peer))
+        })
+        .await;
+    bar.clear();
+    let (answer, resolution, peer) = outcome?;
     if json {
         output::object(&record(&answer, &resolution))?;
     } else {

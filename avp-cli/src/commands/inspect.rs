@@ -33,6 +33,7 @@ fn rows(found: &Inspection) -> Vec<(String, String)> {
         rows.push(("num_kv_heads".to_owned(), kv.num_kv_heads.to_string()));
         rows.push(("head_dim".to_owned(), kv.head_dim.to_string()));
     }
+    rows.extend(found.slabs.map(|slabs| ("slabs".to_owned(), slabs.to_string())));
     rows.push(("compression".to_owned(), metadata.compression.clone().unwrap_or_else(|| "none".to_owned())));
     let checksum = metadata.payload_checksum.map_or_else(|| "none".to_owned(), |c| format!("{c:#010x}"));
     rows.push(("checksum".to_owned(), checksum));
@@ -69,6 +70,7 @@ fn record(found: &Inspection) -> Value {
             "tokens": kv.seq_len,
             "dtype": format!("{:?}", kv.dtype),
         })),
+        "slabs": found.slabs,
         "extra": extra,
     })
 }

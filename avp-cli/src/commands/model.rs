@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use avp::{Backend, BufferPool, LoadOptions, TransportOptions, VerificationPolicy, load_backend};
+use avp::{
+    Backend, BufferPool, LoadOptions, ModelInfo, TransportOptions, VerificationPolicy, describe_model,
+    load_backend,
+};
 
 use crate::args::EngineArgs;
 use crate::progress::Bar;
@@ -22,6 +25,15 @@ pub(crate) fn load(name: &str, engine: &EngineArgs) -> Result<Arc<dyn Backend>> 
     let backend = load_backend(&resolve(name), &options);
     bar.clear();
     backend.with_context(|| format!("cannot load the model `{name}`"))
+}
+
+/// What the model that `name` says is; its weights are not loaded.
+pub(crate) fn describe(name: &str) -> Result<ModelInfo> {
+    let bar = Bar::default();
+    let options = LoadOptions { progress: Some(bar.loading()), ..LoadOptions::default() };
+    let info = describe_model(&resolve(name), &options);
+    bar.clear();
+    info.with_context(|| format!("cannot read the model `{name}`"))
 }
 
 /// A demo model's name becomes its folder; anything else stays.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use avp::{Agent, ServeOptions, Served, serve};
 use serde_json::json;
 
-use super::model;
+use super::{ended, model};
 use crate::args::ServeArgs;
 use crate::{log, output};
 
@@ -27,35 +27,6 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
     }
     server.run(ended(args.until_stdin_closes)).await?;
     Ok(())
-}
-
-/// Ready at Ctrl-C, at SIGTERM, or, where asked for, when whoever started this is gone.
-async fn ended(until_stdin_closes: bool) {
-    let stdin_closed = async {
-        if !until_stdin_closes {
-            std::future::pending::<()>().await;
-        }
-        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated() => {}
-        () = stdin_closed => {}
-    }
-}
-
-#[cfg(unix)]
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    }
-}
-
-#[cfg(not(unix))]
-async fn terminated() {
-    std::future::pending().await
 }
 
 /// One line per question, never its text.
