@@ -99,17 +99,16 @@ async fn parallel(client: &Options, server: &Options, connections: usize) -> Res
     for _ in 0..ROUNDS {
         let mut pairs = Vec::new();
         for _ in 0..connections {
-            let pair = BareQuic::pair(client, server, true).await;
-            pair.blast(size, 1).await;
-            pairs.push(pair);
+            pairs.push(BareQuic::pair(client, server, true, size).await.blast(1).await);
         }
         let start = Instant::now();
         let mut running = JoinSet::new();
         for pair in pairs {
-            running.spawn(async move { pair.blast(size, count).await });
+            running.spawn(pair.blast(count));
         }
-        running.join_all().await;
+        let pairs = running.join_all().await;
         let base = bytes / start.elapsed().as_secs_f64();
+        drop(pairs);
         bare.push(base);
         let rate = bytes / frames(client, server, connections, WAYS[0], size, count).await?;
         ours.push((rate, rate / base));
@@ -126,11 +125,12 @@ async fn parallel(client: &Options, server: &Options, connections: usize) -> Res
 
 /// Seconds that a bare stream takes, on a connection that is warm.
 async fn blast(client: &Options, server: &Options, tuned: bool, size: usize, count: usize) -> f64 {
-    let pair = BareQuic::pair(client, server, tuned).await;
-    pair.blast(size, count.div_ceil(4)).await;
+    let pair = BareQuic::pair(client, server, tuned, size).await.blast(count.div_ceil(4)).await;
     let start = Instant::now();
-    pair.blast(size, count).await;
-    start.elapsed().as_secs_f64()
+    let pair = pair.blast(count).await;
+    let time = start.elapsed().as_secs_f64();
+    drop(pair);
+    time
 }
 
 /// Seconds that frames take on so many connections, which are warm.

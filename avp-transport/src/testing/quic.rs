@@ -3,28 +3,29 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, TransportConfig, VarInt};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 
 use crate::options::Options;
 use crate::quic::bare;
 
-/// Both ends of a QUIC connection without frames.
+/// Both ends of a QUIC connection without frames, with one stream and warm buffers.
 #[derive(Debug)]
 pub struct BareQuic {
-    /// The connecting end.
-    pub client: Connection,
-    /// The accepting end.
-    pub server: Connection,
-    _endpoints: [Endpoint; 2],
+    send: SendStream,
+    recv: RecvStream,
+    payload: Bytes,
+    target: Vec<u8>,
+    _kept: (SendStream, RecvStream, [Connection; 2], [Endpoint; 2]),
 }
 
 impl BareQuic {
     /// Connects through loopback to the first name of the server's certificate, as [`QuicConnector`](crate::QuicConnector)
-    /// and [`QuicListener`](crate::QuicListener) would; with quinn's own defaults where `tuned` is false.
+    /// and [`QuicListener`](crate::QuicListener) would; with quinn's own defaults where `tuned` is false. Payloads have
+    /// `size` bytes.
     ///
     /// # Panics
     /// If the certificates do not do, or loopback does not work.
-    pub async fn pair(client: &Options, server: &Options, tuned: bool) -> Self {
+    pub async fn pair(client: &Options, server: &Options, tuned: bool, size: usize) -> Self {
         let (mut ours, mut theirs) =
             (bare::client_config(client).unwrap(), bare::server_config(server).unwrap());
         let address = "127.0.0.1:0".parse().unwrap();
@@ -42,23 +43,31 @@ impl BareQuic {
         let [from, to] = &endpoints;
         let connecting = from.connect_with(ours, to.local_addr().unwrap(), "localhost").unwrap();
         let (out, incoming) = tokio::join!(connecting, async { to.accept().await.unwrap().await });
-        let pair = Self { client: out.unwrap(), server: incoming.unwrap(), _endpoints: endpoints };
+        let (client, accepted) = (out.unwrap(), incoming.unwrap());
         if tuned {
-            let window = VarInt::from_u32(server.quic.connection_window);
-            pair.server.set_receive_window(window);
+            accepted.set_receive_window(VarInt::from_u32(server.quic.connection_window));
         }
-        pair
+        let (mut send, back) = client.open_bi().await.unwrap();
+        send.write_all(b"open").await.unwrap();
+        let (forth, mut recv) = accepted.accept_bi().await.unwrap();
+        recv.read_exact(&mut [0; 4]).await.unwrap();
+        Self {
+            send,
+            recv,
+            payload: Bytes::from(vec![1; size]),
+            target: vec![1; size.max(64 << 10)],
+            _kept: (forth, back, [client, accepted], endpoints),
+        }
     }
 
-    /// Sends `count` payloads of `size` bytes on a stream of their own, from one allocation into one warm buffer.
+    /// Sends the payload of `size` bytes `count` times from one allocation into one warm buffer.
     ///
     /// # Panics
     /// If the connection fails.
-    pub async fn blast(&self, size: usize, count: usize) {
-        let payload = Bytes::from(vec![1_u8; size]);
-        let client = self.client.clone();
+    pub async fn blast(self, count: usize) -> Self {
+        let Self { mut send, mut recv, payload, mut target, _kept } = self;
+        let size = payload.len();
         let sending = tokio::spawn(async move {
-            let (mut send, _recv) = client.open_bi().await.unwrap();
             for _ in 0..count {
                 // Piecewise, since quinn counts a piece against the send window until all of it is acknowledged.
                 let mut at = 0;
@@ -68,22 +77,19 @@ impl BareQuic {
                     at = end;
                 }
             }
-            send.finish().unwrap();
-            let _ = send.stopped().await;
+            (send, payload)
         });
-        let server = self.server.clone();
         let receiving = tokio::spawn(async move {
-            let (_send, mut recv) = server.accept_bi().await.unwrap();
-            let mut target = vec![1_u8; size.max(64 << 10)];
-            let mut got = 0;
-            let mut at = 0;
-            while let Some(read) = recv.read(&mut target[at..]).await.unwrap() {
+            let (mut got, mut at) = (0, 0);
+            while got < size * count {
+                let read = recv.read(&mut target[at..]).await.unwrap().unwrap();
                 got += read;
                 at = (at + read) % target.len();
             }
-            assert_eq!(got, size * count);
+            (recv, target)
         });
-        receiving.await.unwrap();
-        sending.await.unwrap();
+        let (recv, target) = receiving.await.unwrap();
+        let (send, payload) = sending.await.unwrap();
+        Self { send, recv, payload, target, _kept }
     }
 }
