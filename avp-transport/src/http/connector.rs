@@ -41,8 +41,10 @@ impl HttpConnector {
     }
 
     async fn upgrade<S: Socket>(&self, url: &TransportUrl, stream: S, peer: Peer) -> Result<Connection> {
-        let io = TokioIo::new(Link::new(bytes::Bytes::new(), stream, self.options.limits.frame_timeout));
-        let failed = |error| failure(&peer, error);
+        let link = Link::new(bytes::Bytes::new(), stream, self.options.limits.frame_timeout);
+        let refusal = link.refused();
+        let io = TokioIo::new(link);
+        let failed = |error| failure(&peer, &refusal, error);
         let (mut sender, connection) = http1::Builder::new().handshake(io).await.map_err(failed)?;
         // Ends with the upgrade, or when the sender and what it gave are dropped.
         let driving = tokio::spawn(connection.with_upgrades());

@@ -1,6 +1,5 @@
 //! Reaching an HTTP server: the socket, TLS where the address asks for it, and which HTTP it will be.
 
-use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
@@ -10,13 +9,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::body::OutBody;
+use super::io::Refused;
 use super::{BINDING_VERSION, authority, parts};
 use crate::connection::{Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, PeerFault, TransportError, UsageError};
 use crate::link::Result;
 use crate::options::Options;
 use crate::socket;
-use crate::tls::{TlsFault, fault, identity, server_name};
+use crate::tls::{fault, identity, server_name};
 use crate::url::TransportUrl;
 
 /// A connected socket.
@@ -92,17 +92,13 @@ pub(super) fn request(
 }
 
 /// What hyper's failure means.
-pub(super) fn failure(peer: &Peer, error: hyper::Error) -> TransportError {
+pub(super) fn failure(peer: &Peer, refused: &Refused, error: hyper::Error) -> TransportError {
     let peer = peer.to_string();
+    if let Some(fault) = refused.get() {
+        return Incompatible::Tls { peer, fault: fault.clone() }.into();
+    }
     if error.is_parse() {
         return PeerFault::Answer { peer, what: format!("it does not speak HTTP ({error})") }.into();
-    }
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(fault) = inner.downcast_ref::<io::Error>().and_then(TlsFault::within) {
-            return Incompatible::Tls { peer, fault }.into();
-        }
-        source = inner.source();
     }
     IoFault::Broken { peer, source: io::Error::other(error) }.into()
 }

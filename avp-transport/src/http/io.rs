@@ -2,6 +2,7 @@
 
 use std::io::{self, Cursor, IoSlice};
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio_rustls::TlsStream;
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
 use crate::stream::connection_over;
+use crate::tls::TlsFault;
 
 /// A TCP socket, or TLS over one.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -42,11 +44,19 @@ pub(super) struct Link<S> {
     /// How long the peer may take nothing while something is to be written.
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    refused: Refused,
 }
+
+/// Why the peer's TLS has refused this side, once it has: over HTTP/2 hyper's error does not tell.
+pub(super) type Refused = Arc<OnceLock<TlsFault>>;
 
 impl<S> Link<S> {
     pub(super) fn new(ahead: Bytes, io: S, patience: Duration) -> Self {
-        Self { ahead, io, patience, stalled: None }
+        Self { ahead, io, patience, stalled: None, refused: Refused::default() }
+    }
+
+    pub(super) fn refused(&self) -> Refused {
+        Arc::clone(&self.refused)
     }
 
     /// The socket, and what was read ahead and not taken.
@@ -79,7 +89,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
             buf.put_slice(&self.ahead.split_to(count));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(fault) = TlsFault::within(error)
+        {
+            self.refused.get_or_init(|| fault);
+        }
+        read
     }
 }
 

@@ -203,7 +203,7 @@ impl HttpClient {
         progress: &Progress,
         total: u64,
     ) -> Result<Result<hyper::Response<hyper::body::Incoming>, hyper::Request<OutBody>>> {
-        let peer = lease.peer.clone();
+        let (peer, refused) = (lease.peer.clone(), lease.refused.clone());
         let mut sending = lease.send(request);
         let mut patience = Patience::new(&self.options.limits);
         let mut gone = 0;
@@ -234,7 +234,7 @@ impl HttpClient {
             Ok(response) => Ok(Ok(response)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => Ok(Err(unsent)),
-                None => Err(super::dial::failure(&peer, error.into_error())),
+                None => Err(super::dial::failure(&peer, &refused, error.into_error())),
             },
         }
     }

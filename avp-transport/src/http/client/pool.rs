@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::super::body::OutBody;
 use super::super::dial::{Dialled, failure, reach};
-use super::super::io::{Link, Socket};
+use super::super::io::{Link, Refused, Socket};
 use super::super::tuning::{BUFFER, CONNECTION_WINDOW, FRAME_SIZE, PING, STREAM_WINDOW};
 use crate::connection::Peer;
 use crate::link::Result;
@@ -35,7 +35,7 @@ type Sending<'a> =
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     prior_knowledge: bool,
-    kept: Mutex<Vec<(Sender, Peer)>>,
+    kept: Mutex<Vec<Lease>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +48,7 @@ enum Sender {
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) peer: Peer,
+    pub(super) refused: Refused,
     sender: Sender,
     used: bool,
 }
@@ -59,62 +60,61 @@ impl Pool {
 
     /// A kept connection that still stands, or a new one.
     pub(super) async fn lease(&self, url: &TransportUrl, options: &Options) -> Result<Lease> {
-        while let Some((mut sender, peer)) = self.take() {
-            let ready = match &mut sender {
+        while let Some(mut lease) = self.take() {
+            let ready = match &mut lease.sender {
                 Sender::One(sender) => matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))),
                 Sender::Two(sender) => matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))),
             };
             if ready {
-                return Ok(Lease { peer, sender, used: true });
+                return Ok(lease);
             }
         }
         let lease = socket::in_time(url, options, self.dial(url, options)).await?;
-        if let Sender::Two(sender) = &lease.sender {
-            self.kept().push((Sender::Two(sender.clone()), lease.peer.clone()));
-        }
+        self.kept().extend(lease.shared());
         Ok(lease)
     }
 
     /// Keeps an HTTP/1.1 connection whose answer has been read. (HTTP/2 ones stay in the pool while they are used.)
     pub(super) fn give_back(&self, lease: Lease) {
         let mut kept = self.kept();
-        if let Sender::One(_) = &lease.sender
-            && kept.len() < KEPT
-        {
-            kept.push((lease.sender, lease.peer));
+        if !lease.is_http2() && kept.len() < KEPT {
+            kept.push(Lease { used: true, ..lease });
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<(Sender, Peer)>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<Lease>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<(Sender, Peer)> {
+    fn take(&self) -> Option<Lease> {
         let mut kept = self.kept();
-        kept.retain(|(sender, _)| match sender {
+        kept.retain(|lease| match &lease.sender {
             Sender::One(sender) => !sender.is_closed(),
             Sender::Two(sender) => !sender.is_closed(),
         });
-        if let Some((Sender::Two(sender), peer)) = kept.first() {
-            return Some((Sender::Two(sender.clone()), peer.clone()));
-        }
-        kept.pop()
+        kept.first().and_then(Lease::shared).or_else(|| kept.pop())
     }
 
     async fn dial(&self, url: &TransportUrl, options: &Options) -> Result<Lease> {
         let reached = reach(url, options, &[b"h2", b"http/1.1"]).await?;
         let h2 = reached.h2 || self.prior_knowledge && matches!(reached.socket, Dialled::Plain(_));
-        let sender = match reached.socket {
-            Dialled::Plain(stream) => speak(stream, h2, &reached.peer, options).await?,
-            Dialled::Tls(stream) => speak(*stream, h2, &reached.peer, options).await?,
-        };
-        Ok(Lease { peer: reached.peer, sender, used: false })
+        match reached.socket {
+            Dialled::Plain(stream) => speak(stream, h2, reached.peer, options).await,
+            Dialled::Tls(stream) => speak(*stream, h2, reached.peer, options).await,
+        }
     }
 }
 
 impl Lease {
     pub(super) fn is_http2(&self) -> bool {
         matches!(self.sender, Sender::Two(_))
+    }
+
+    /// Another request's share of an HTTP/2 connection.
+    fn shared(&self) -> Option<Self> {
+        let Sender::Two(sender) = &self.sender else { return None };
+        let (peer, refused) = (self.peer.clone(), self.refused.clone());
+        Some(Self { peer, refused, sender: Sender::Two(sender.clone()), used: true })
     }
 
     /// Whether the connection is not new.
@@ -131,9 +131,11 @@ impl Lease {
 }
 
 /// Starts HTTP on a socket. Its task ends when the last sender is dropped.
-async fn speak<S: Socket>(stream: S, h2: bool, peer: &Peer, options: &Options) -> Result<Sender> {
-    let io = TokioIo::new(Link::new(Bytes::new(), stream, options.limits.frame_timeout));
-    let failed = |error| failure(peer, error);
+async fn speak<S: Socket>(stream: S, h2: bool, peer: Peer, options: &Options) -> Result<Lease> {
+    let link = Link::new(Bytes::new(), stream, options.limits.frame_timeout);
+    let refused = link.refused();
+    let io = TokioIo::new(link);
+    let failed = |error| failure(&peer, &refused, error);
     let name = peer.to_string();
     let log = move |outcome: hyper::Result<()>| {
         if let Err(error) = outcome {
@@ -152,11 +154,11 @@ async fn speak<S: Socket>(stream: S, h2: bool, peer: &Peer, options: &Options) -
             .keep_alive_timeout(PING);
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
         tokio::spawn(async move { log(connection.await) });
-        return Ok(Sender::Two(sender));
+        return Ok(Lease { peer, refused, sender: Sender::Two(sender), used: false });
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER).max_header_size(HEADER_BYTES);
     let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
     tokio::spawn(async move { log(connection.await) });
-    Ok(Sender::One(sender))
+    Ok(Lease { peer, refused, sender: Sender::One(sender), used: false })
 }
