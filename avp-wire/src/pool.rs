@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub struct BufferPool {
 struct Shared {
     budget: usize,
     kept: Mutex<Kept>,
+    lent: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -50,7 +52,7 @@ impl BufferPool {
     /// A pool that keeps at most `budget` bytes of buffers that nobody uses.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { shared: Arc::new(Shared { budget, kept: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { budget, kept: Mutex::default(), lent: AtomicUsize::new(0) }) }
     }
 
     /// A buffer of `len` bytes whose byte at `aligned_at` is 64-byte aligned: 17 for KV payloads
@@ -81,6 +83,12 @@ impl BufferPool {
         self.shared.lock().bytes
     }
 
+    /// Bytes of buffers that are in use now and come back when their last view is dropped.
+    #[must_use]
+    pub fn lent_bytes(&self) -> usize {
+        self.shared.lent.load(Ordering::Relaxed)
+    }
+
     fn take(&self, len: usize, aligned_at: usize, fault: bool) -> PooledBuf {
         self.get_warm(len, aligned_at)
             .unwrap_or_else(|| self.aligned(fresh(storage_len(len), fault), len, aligned_at))
@@ -88,6 +96,7 @@ impl BufferPool {
 
     fn aligned(&self, storage: Vec<u8>, len: usize, aligned_at: usize) -> PooledBuf {
         let offset = storage.as_ptr().wrapping_add(aligned_at).align_offset(ALIGNMENT);
+        self.shared.lent.fetch_add(storage.len(), Ordering::Relaxed);
         PooledBuf { storage, offset, len, pool: Arc::clone(&self.shared) }
     }
 }
@@ -199,6 +208,7 @@ impl AsRef<[u8]> for PooledBuf {
 
 impl Drop for PooledBuf {
     fn drop(&mut self) {
+        self.pool.lent.fetch_sub(self.storage.len(), Ordering::Relaxed);
         self.pool.give_back(std::mem::take(&mut self.storage));
     }
 }
@@ -231,9 +241,9 @@ mod tests {
         let bytes = buffer.freeze();
         let view = bytes.slice(10..20);
         drop(bytes);
-        assert_eq!(pool.kept_bytes(), 0);
+        assert_eq!((pool.kept_bytes(), pool.lent_bytes()), (0, STEP));
         drop(view);
-        assert_eq!(pool.kept_bytes(), STEP);
+        assert_eq!((pool.kept_bytes(), pool.lent_bytes()), (STEP, 0));
         assert_eq!(pool.get(1000, 0).as_ptr(), address);
     }
 
