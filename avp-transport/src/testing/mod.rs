@@ -26,7 +26,7 @@ use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
 
 pub use abuse::{Attack, Reached, honest_transfer, open_files_limit};
 pub use census::{Census, resident};
-pub use chaos::{Chaos, Fault, Plan, unruly_pipe};
+pub use chaos::{Chaos, Fault, Plan, Relay, unruly_pipe};
 pub use datagrams::Direction;
 pub use dice::Dice;
 pub use driver::ChaosRun;

@@ -16,6 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex, split};
+use tokio::task::JoinHandle;
 
 pub use plan::{Fault, Plan};
 
@@ -67,12 +68,13 @@ impl Chaos {
 }
 
 /// A pipe whose directions are treated by two plans, up and down: for byte streams without an address.
+/// The relay in its middle lasts as long as what is given third.
 #[must_use]
-pub fn unruly_pipe(plans: [Plan; 2], seed: u64) -> (DuplexStream, DuplexStream) {
+pub fn unruly_pipe(plans: [Plan; 2], seed: u64) -> (DuplexStream, DuplexStream, Relay) {
     const CAPACITY: usize = 64 << 10;
     let (client, near) = duplex(CAPACITY);
     let (far, server) = duplex(CAPACITY);
-    tokio::spawn(async move {
+    let relay = tokio::spawn(async move {
         let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
         let [up, down] = plans;
         let _ = tokio::try_join!(
@@ -80,7 +82,17 @@ pub fn unruly_pipe(plans: [Plan; 2], seed: u64) -> (DuplexStream, DuplexStream) 
             carry(far_read, near_write, down, Dice::new(seed, &[1])),
         );
     });
-    (client, server)
+    (client, server, Relay(relay))
+}
+
+/// The task in the middle of a pipe. Dropping it closes both ends.
+#[derive(Debug)]
+pub struct Relay(JoinHandle<()>);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn carry<R, W>(from: R, to: W, plan: Plan, dice: Dice) -> Result<(), stream::Cut>

@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use avp_handshake::Established;
-use avp_wire::BufferPool;
+use avp_handshake::{Established, Reject};
+use avp_wire::{BufferPool, ErrorCode, Frame};
 use tokio::io::split;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -27,7 +27,7 @@ use self::job::{Job, Manner, Verdict};
 pub use self::report::ChaosReport;
 use self::report::kind;
 use super::census::Census;
-use super::chaos::{Chaos, Plan, unruly_pipe};
+use super::chaos::{Chaos, Plan, Relay, unruly_pipe};
 use super::datagrams::Direction;
 use super::dice::Dice;
 use super::service::{Ends, Service, hello};
@@ -158,6 +158,7 @@ fn nothing() -> ChaosReport {
         rough_ends: 0,
         altered_heads: 0,
         altered_payloads: 0,
+        altered: Vec::new(),
         late: Vec::new(),
         protected: false,
         longest: Duration::ZERO,
@@ -228,16 +229,33 @@ impl Shared {
                 tally.exact += 1;
                 tally.rough_ends += u64::from(!closed);
             }
-            Ok(Ok(Ending::Answered(Verdict::AlteredHead, _))) => tally.altered_heads += 1,
-            Ok(Ok(Ending::Answered(Verdict::AlteredPayload, _))) => tally.altered_payloads += 1,
+            // Counted where it was judged.
+            Ok(Ok(Ending::Answered(..))) => {}
         }
+    }
+
+    fn judge(&self, job: &Job, frame: &Frame, direction: Direction, session: &str) -> Verdict {
+        let verdict = job.judge(frame, direction, session);
+        let mut tally = self.tally();
+        match verdict {
+            Verdict::Exact => return verdict,
+            Verdict::AlteredHead => tally.altered_heads += 1,
+            Verdict::AlteredPayload => tally.altered_payloads += 1,
+        }
+        let Frame { metadata, payload } = frame;
+        let came = format!("came as {} bytes with {metadata:?}", payload.len());
+        tally.altered.push(format!("{verdict:?} {direction:?} of {job:?}: {came}"));
+        verdict
     }
 
     /// The client's part.
     async fn call(self: &Arc<Self>, job: &Job, url: Option<&TransportUrl>, seed: u64) -> Result<Ending> {
-        let mut connection = match url {
-            Some(url) => connect(url, &self.ends.client).await?,
-            None => self.pipe(seed),
+        let (mut connection, _relay) = match url {
+            Some(url) => (connect(url, &self.ends.client).await?, None),
+            None => {
+                let (client, relay) = self.pipe(seed);
+                (client, Some(relay))
+            }
         };
         let established = negotiate_client(&mut connection, hello(&job.name())).await?;
         let session = established.session.id.as_str();
@@ -262,16 +280,16 @@ impl Shared {
             connection.recv().await?
         };
         let Some(answer) = answer else { return Ok(Ending::EndedEarly) };
-        let verdict = job.judge(&answer, Direction::Down, session);
+        let verdict = self.judge(job, &answer, Direction::Down, session);
         drop(answer);
         Ok(Ending::Answered(verdict, connection.close().await.is_ok()))
     }
 
     /// The client's end of a pipe whose other end is served.
-    fn pipe(self: &Arc<Self>, seed: u64) -> Connection {
+    fn pipe(self: &Arc<Self>, seed: u64) -> (Connection, Relay) {
         const REACH: u64 = 8 << 20;
         let plans = [0, 1].map(|direction| Plan::draw(&mut Dice::new(seed, &[direction]), REACH));
-        let (client, server) = unruly_pipe(plans, seed);
+        let (client, server, relay) = unruly_pipe(plans, seed);
         let end = |io, options: &Options| {
             let (read, write) = split(io);
             connection_over(read, write, Peer::at(PeerAddress::Memory("pipe".into())), options)
@@ -282,7 +300,7 @@ impl Shared {
             let negotiated = negotiate_server(&mut server, hello("server")).await;
             shared.serve(negotiated.map(|established| (established, server))).await;
         });
-        client
+        (client, relay)
     }
 
     /// The server's part.
@@ -313,11 +331,13 @@ impl Shared {
 
     async fn answer(&self, job: &Job, session: &str, mut connection: Connection) -> Result<()> {
         let Some(frame) = connection.recv().await? else { return Ok(()) };
-        match job.judge(&frame, Direction::Up, session) {
-            Verdict::Exact => {}
-            Verdict::AlteredHead => self.tally().altered_heads += 1,
-            Verdict::AlteredPayload => self.tally().altered_payloads += 1,
+        if let Some(refusal) = Reject::from_frame(&frame) {
+            // The answer to the hello was damaged on its way, and the client says so.
+            let code = refusal.code.map_or("unknown", ErrorCode::as_str);
+            *self.tally().server_failed.entry(format!("refused by the client: {code}")).or_default() += 1;
+            return Ok(());
         }
+        self.judge(job, &frame, Direction::Up, session);
         drop(frame);
         let answer = job.frame(Direction::Down, session);
         connection.send_frame(&answer, job.encoding(Direction::Down)).await?;
@@ -326,7 +346,7 @@ impl Shared {
 }
 
 /// Drops the future many times before it waits.
-async fn impatiently(connection: &mut Connection) -> Result<Option<avp_wire::Frame>> {
+async fn impatiently(connection: &mut Connection) -> Result<Option<Frame>> {
     for _ in 0..50 {
         if let Ok(received) = timeout(Duration::from_micros(500), connection.recv()).await {
             return received;

@@ -32,6 +32,8 @@ pub struct ChaosReport {
     pub altered_heads: u64,
     /// Frames whose payload is not as sent.
     pub altered_payloads: u64,
+    /// Which frames were altered, in words.
+    pub altered: Vec<String>,
     /// Transfers and sessions that went on beyond their deadlines.
     pub late: Vec<String>,
     /// Whether the transport protects its bytes, so that no altered head is to be expected.
@@ -52,10 +54,16 @@ impl ChaosReport {
     pub fn broken_promises(&self) -> Vec<String> {
         let mut broken = self.late.clone();
         if self.altered_payloads > 0 {
-            broken.push(format!("{} payloads were other than what was sent", self.altered_payloads));
+            broken.push(format!(
+                "{} payloads were other than what was sent: {:?}",
+                self.altered_payloads, self.altered
+            ));
         }
         if self.protected && self.altered_heads > 0 {
-            broken.push(format!("{} heads were altered on a protected transport", self.altered_heads));
+            broken.push(format!(
+                "{} heads were altered on a protected transport: {:?}",
+                self.altered_heads, self.altered
+            ));
         }
         if self.after.panics > self.before.panics {
             broken.push(format!("{} panics", self.after.panics - self.before.panics));
