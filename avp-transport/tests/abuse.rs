@@ -24,7 +24,9 @@ const MEMORY: usize = 256 << 20;
 fn an_honest_client_gets_through(attack: Attack) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     Runtime::new().unwrap().block_on(async {
-        let most = HALF_OPEN.min(open_files_limit(4 * HALF_OPEN) / 4);
+        let files = open_files_limit(4 * HALF_OPEN);
+        // Those of slow loris come back when they are dropped, all at once; a debug build has to keep up with that.
+        let most = if attack == Attack::SlowLoris { 300 } else { HALF_OPEN }.min(files / 4);
         for url in ["avp+tcp://127.0.0.1:0", "avp+tls://127.0.0.1:0", "avp+mem:abuse"] {
             let ends = Ends::secured(Options::default());
             let service = Service::acknowledging(&url.parse().unwrap(), &ends.server).await.unwrap();

