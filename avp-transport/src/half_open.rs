@@ -1,13 +1,16 @@
 //! Connections that were accepted and have not negotiated: at most so many per peer, the oldest goes first.
 //!
 //! Dropping the oldest instead of refusing the newest keeps an honest client going beside an attacker at the same
-//! address: it needs milliseconds, the attacker's connections sit for as long as they are let.
+//! address: it needs milliseconds, the attacker's connections sit for as long as they are let. So that it has those
+//! milliseconds also when the attacker's come in a burst, a listener that drops connections accepts no faster than
+//! leaves each of them its tenure.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::{Duration, Instant, sleep_until};
 
 /// Whose half-open connections are counted together: an IPv4 address, or an IPv6 network of 64 bits, which is what
 /// one host is given. In shared memory, a user.
@@ -37,13 +40,26 @@ impl PeerKey {
     }
 }
 
-type Waiting = HashMap<PeerKey, VecDeque<(u64, Arc<Notify>)>>;
+/// How long a connection stays before it is dropped for another. With 64 places a flood is accepted 3,200 times a
+/// second.
+const TENURE: Duration = Duration::from_millis(20);
+
+/// A place's number, since when it is taken, and how its holder is told to leave.
+type Place = (u64, Instant, Arc<Notify>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u64,
+    peers: HashMap<PeerKey, VecDeque<Place>>,
+    /// When the next to be dropped has had its tenure.
+    resume: Option<Instant>,
+}
 
 /// Counts half-open connections of one listener.
 #[derive(Clone, Debug)]
 pub(crate) struct HalfOpenGate {
     limit: usize,
-    waiting: Arc<Mutex<(u64, Waiting)>>,
+    waiting: Arc<Mutex<Waiting>>,
 }
 
 impl HalfOpenGate {
@@ -54,28 +70,40 @@ impl HalfOpenGate {
     /// Counts a new connection, dropping the peer's oldest where there are too many.
     pub(crate) fn enter(&self, key: PeerKey) -> HalfOpen {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.0 += 1;
-        let id = waiting.0;
+        waiting.last += 1;
+        let id = waiting.last;
         let dropped = Arc::new(Notify::new());
-        let queue = waiting.1.entry(key.clone()).or_default();
+        let queue = waiting.peers.entry(key.clone()).or_default();
+        let mut resume = None;
         if queue.len() >= self.limit
-            && let Some((_, oldest)) = queue.pop_front()
+            && let Some((_, _, oldest)) = queue.pop_front()
         {
             oldest.notify_one();
+            resume = queue.front().map(|(_, since, _)| *since + TENURE);
         }
-        queue.push_back((id, Arc::clone(&dropped)));
+        queue.push_back((id, Instant::now(), Arc::clone(&dropped)));
+        waiting.resume = resume;
         HalfOpen { gate: self.clone(), key, id, dropped }
     }
 
     /// Connections of all peers that are counted now.
     pub(crate) fn total(&self) -> usize {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.1.values().map(VecDeque::len).sum()
+        waiting.peers.values().map(VecDeque::len).sum()
+    }
+
+    /// Waits until another connection can be accepted without dropping one that has only just come. Dropping the
+    /// future loses nothing.
+    pub(crate) async fn ready(&self) {
+        let resume = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).resume;
+        if let Some(resume) = resume {
+            sleep_until(resume).await;
+        }
     }
 
     #[cfg(test)]
     fn count(&self, key: &PeerKey) -> usize {
-        self.waiting.lock().unwrap().1.get(key).map_or(0, VecDeque::len)
+        self.waiting.lock().unwrap().peers.get(key).map_or(0, VecDeque::len)
     }
 }
 
@@ -107,10 +135,10 @@ impl HalfOpen {
 impl Drop for HalfOpen {
     fn drop(&mut self) {
         let mut waiting = self.gate.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = waiting.1.get_mut(&self.key) {
-            queue.retain(|(id, _)| *id != self.id);
+        if let Some(queue) = waiting.peers.get_mut(&self.key) {
+            queue.retain(|(id, ..)| *id != self.id);
             if queue.is_empty() {
-                waiting.1.remove(&self.key);
+                waiting.peers.remove(&self.key);
             }
         }
     }
@@ -118,8 +146,6 @@ impl Drop for HalfOpen {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -141,6 +167,26 @@ mod tests {
         assert_eq!(gate.count(&key("10.0.0.1")), 64);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn in_a_burst_each_connection_has_its_tenure() {
+        let gate = HalfOpenGate::new(64);
+        let (start, mut held) = (Instant::now(), VecDeque::new());
+        for _ in 0..640 {
+            gate.ready().await;
+            held.push_back((Instant::now(), gate.enter(key("10.0.0.1"))));
+            if held.len() > 64
+                && let Some((since, oldest)) = held.pop_front()
+            {
+                oldest.dropped().await;
+                // The first to be dropped of a burst may be younger: it takes one to know that there is a burst.
+                assert!(since == start || since.elapsed() >= TENURE, "{:?}", since.elapsed());
+            }
+        }
+        assert!(start.elapsed() < 12 * TENURE, "{:?}", start.elapsed());
+        drop(held);
+        timeout(TENURE, gate.ready()).await.unwrap();
+    }
+
     #[test]
     fn places_come_back_and_nothing_is_kept_of_peers_that_left() {
         let gate = HalfOpenGate::new(2);
@@ -148,7 +194,7 @@ mod tests {
             drop(gate.enter(key("10.0.0.1")));
         }
         assert_eq!(gate.count(&key("10.0.0.1")), 0);
-        assert!(gate.waiting.lock().unwrap().1.is_empty());
+        assert!(gate.waiting.lock().unwrap().peers.is_empty());
     }
 
     #[test]

@@ -49,6 +49,8 @@ async fn finish(
     deadline: Duration,
 ) -> Option<Connection> {
     let outcome = tokio::select! {
+        // A peer that has done its part is not dropped for one that has not.
+        biased;
         outcome = timeout(deadline, handshake) => outcome.ok()?,
         () = place.dropped() => return None,
     };

@@ -55,6 +55,8 @@ pub async fn negotiate_server(
         }
     };
     tokio::select! {
+        // A peer whose hello is here is not dropped for one that has not spoken.
+        biased;
         outcome = serve(connection, config) => outcome,
         limit = pushed_out => Err(LimitExceeded::HalfOpen { limit }.into()),
     }

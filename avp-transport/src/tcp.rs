@@ -65,6 +65,7 @@ impl TcpListener {
 
     async fn next(&self) -> Result<Connection> {
         loop {
+            self.gate.ready().await;
             let (stream, address) = socket::accept(&self.listener).await;
             match tcp_connection(stream, address, &self.options) {
                 Ok(connection) => {

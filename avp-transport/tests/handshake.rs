@@ -181,3 +181,32 @@ async fn half_open_connections_of_one_peer_are_bounded_and_an_honest_client_stil
     }
     assert_eq!(outcomes.iter().filter(|outcome| !outcome.is_finished()).count(), 63);
 }
+
+// spec: limits 8.1
+#[tokio::test]
+async fn a_hello_that_has_come_is_answered_before_its_sender_has_to_make_room() {
+    // Several times, since what is asked is an order.
+    for _ in 0..10 {
+        let listener = listen(&"avp+tcp://127.0.0.1:0".parse().unwrap(), &Options::default()).await.unwrap();
+        let mut honest = connect(listener.local_url(), &Options::default()).await.unwrap();
+        let asking =
+            tokio::spawn(async move { negotiate_client(&mut honest, config("a")).await.map(|_| honest) });
+        sleep(Duration::from_millis(20)).await;
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(connect(listener.local_url(), &Options::default()).await.unwrap());
+        }
+        // All 101 wait to be accepted, the honest one first, so that it is the oldest when the 65th comes.
+        let server = tokio::spawn(async move {
+            let mut sessions = tokio::task::JoinSet::new();
+            loop {
+                let mut connection = listener.accept().await.unwrap();
+                sessions.spawn(async move {
+                    negotiate_server(&mut connection, config("b")).await.map(|_| connection)
+                });
+            }
+        });
+        asking.await.unwrap().unwrap();
+        server.abort();
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -49,6 +50,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Send + Sync> SourceMemory for T {}
 struct Shared {
     budget: usize,
     kept: Mutex<Kept>,
+    lent: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -62,7 +64,8 @@ impl BufferPool {
     /// A pool that keeps at most `budget` bytes of buffers that nobody uses.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { shared: Arc::new(Shared { budget, kept: Mutex::default() }), source: None }
+        let lent = AtomicUsize::new(0);
+        Self { shared: Arc::new(Shared { budget, kept: Mutex::default(), lent }), source: None }
     }
 
     /// The same pool, whose [`get`](Self::get) asks `source` first.
@@ -102,12 +105,19 @@ impl BufferPool {
         self.shared.lock().bytes
     }
 
+    /// Bytes of buffers that are in use now and come back when their last view is dropped.
+    #[must_use]
+    pub fn lent_bytes(&self) -> usize {
+        self.shared.lent.load(Ordering::Relaxed)
+    }
+
     fn take(&self, len: usize, aligned_at: usize, fault: bool) -> PooledBuf {
         self.get_warm(len, aligned_at)
             .unwrap_or_else(|| self.own(fresh(storage_len(len), fault), len, aligned_at))
     }
 
     fn own(&self, storage: Vec<u8>, len: usize, aligned_at: usize) -> PooledBuf {
+        self.shared.lent.fetch_add(storage.len(), Ordering::Relaxed);
         aligned(Storage::Own(storage, Arc::clone(&self.shared)), len, aligned_at)
     }
 }
@@ -215,6 +225,7 @@ impl Storage {
 impl Drop for Storage {
     fn drop(&mut self) {
         if let Self::Own(bytes, pool) = self {
+            pool.lent.fetch_sub(bytes.len(), Ordering::Relaxed);
             pool.give_back(std::mem::take(bytes));
         }
     }
@@ -284,9 +295,9 @@ mod tests {
         let bytes = buffer.freeze();
         let view = bytes.slice(10..20);
         drop(bytes);
-        assert_eq!(pool.kept_bytes(), 0);
+        assert_eq!((pool.kept_bytes(), pool.lent_bytes()), (0, STEP));
         drop(view);
-        assert_eq!(pool.kept_bytes(), STEP);
+        assert_eq!((pool.kept_bytes(), pool.lent_bytes()), (STEP, 0));
         assert_eq!(pool.get(1000, 0).as_ptr(), address);
     }
 

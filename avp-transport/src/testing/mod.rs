@@ -1,23 +1,43 @@
-//! The behaviour that every transport must show, as one suite, and a measurement of throughput.
+//! The behaviour that every transport must show, as one suite; rigs that show that it is robust; and a measurement of
+//! throughput.
 //!
 //! A transport's tests implement [`Harness`] and name it in [`conformance_tests!`](crate::conformance_tests); each
-//! promise becomes a test of its own.
+//! promise becomes a test of its own. The rigs take an address: [`EmulatedLink`] and [`Chaos`] stand in front of it,
+//! [`ChaosRun`] runs transfers through faults, [`Attack`] abuses it beside an honest client. [`Census`] finds leaks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
+mod abuse;
+mod bucket;
+mod census;
+mod chaos;
+mod datagrams;
+mod dice;
+pub mod driver;
 mod flow;
+mod link;
 mod multiple;
 mod order;
+mod proxy;
 mod quic;
 mod rules;
+mod service;
 mod throughput;
 
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
 
+pub use abuse::{Attack, Reached, honest_transfer, open_files_limit};
+pub use census::{Census, resident};
+pub use chaos::{Chaos, Fault, Plan, Relay, unruly_pipe};
+pub use datagrams::Direction;
+pub use dice::Dice;
+pub use driver::ChaosRun;
 pub use flow::*;
+pub use link::{EmulatedLink, Link};
 pub use multiple::*;
 pub use order::*;
 pub use quic::BareQuic;
 pub use rules::*;
+pub use service::{Ends, Service, hello};
 pub use throughput::{Throughput, blast, frames_over};
 
 use crate::connection::Connection;

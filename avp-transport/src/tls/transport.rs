@@ -81,6 +81,7 @@ impl TlsListener {
 
     async fn next(&self) -> Connection {
         let next = || async {
+            self.gate.ready().await;
             let (stream, address) = socket::accept(&self.listener).await;
             let place = self.gate.enter(PeerKey::from(address.ip()));
             let (config, options) = (Arc::clone(&self.config), self.options.clone());

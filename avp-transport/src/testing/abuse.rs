@@ -1,0 +1,236 @@
+//! Peers that use up what a server has, and an honest client beside them at the same address.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::dice::Dice;
+use super::proxy::socket_of;
+use super::service::hello;
+use crate::connection::Connection;
+use crate::error::PeerFault;
+use crate::link::Result;
+use crate::negotiate::negotiate_client;
+use crate::open::connect;
+use crate::options::Options;
+use crate::url::{Scheme, TransportUrl};
+
+/// A way to abuse a server. Each runs until its future is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Attack {
+    /// Connections that send a byte of a hello every 100 ms.
+    SlowLoris,
+    /// Connections that say nothing: held, also after the server has dropped them, and replaced one by one.
+    HalfOpen,
+    /// Handshakes as fast as they go, each on a connection of its own.
+    HelloFlood,
+    /// Frames of 8 bytes as fast as they go.
+    TinyFrames,
+    /// Connections that are given up while they come about, or right after.
+    OpenAndCancel,
+}
+
+/// How far an attack came.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// Connections that came about.
+    pub connections: AtomicUsize,
+    /// The most that the attacker held at once.
+    pub held: AtomicUsize,
+    /// Frames or bytes sent.
+    pub sent: AtomicUsize,
+}
+
+/// Tasks of attacks that go as fast as they can.
+const TASKS: u64 = 4;
+
+impl Attack {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::SlowLoris, Self::HalfOpen, Self::HelloFlood, Self::TinyFrames, Self::OpenAndCancel];
+
+    /// Attacks the server at `url` until the future is dropped. `most` bounds the connections held at once.
+    pub async fn run(self, url: TransportUrl, options: Options, most: usize, reached: Arc<Reached>) {
+        let socket = match url.scheme() {
+            Scheme::Tcp | Scheme::Tls | Scheme::Http | Scheme::Https => socket_of(&url).await.ok().flatten(),
+            _ => None,
+        };
+        let target = Arc::new(Target { url, options, socket, reached });
+        match self {
+            Self::SlowLoris => many(most, |_| slow_loris(Arc::clone(&target))).await,
+            Self::HalfOpen => half_open(&target, most).await,
+            Self::HelloFlood => many(TASKS as usize, |_| hello_flood(Arc::clone(&target))).await,
+            Self::TinyFrames => many(TASKS as usize, |_| tiny_frames(Arc::clone(&target))).await,
+            Self::OpenAndCancel => {
+                many(TASKS as usize, |number| open_and_cancel(Arc::clone(&target), number)).await;
+            }
+        }
+    }
+}
+
+struct Target {
+    url: TransportUrl,
+    options: Options,
+    /// Where bare bytes can be sent to.
+    socket: Option<SocketAddr>,
+    reached: Arc<Reached>,
+}
+
+/// A connection on which nothing was said, as bare as the transport allows.
+#[allow(dead_code)]
+enum Silent {
+    Socket(TcpStream),
+    Connection(Box<Connection>),
+}
+
+impl Target {
+    async fn silent(&self) -> Option<Silent> {
+        let silent = match self.socket {
+            Some(address) => TcpStream::connect(address).await.ok().map(Silent::Socket),
+            None => {
+                let connected = connect(&self.url, &self.options).await;
+                connected.ok().map(|connection| Silent::Connection(Box::new(connection)))
+            }
+        };
+        self.reached.connections.fetch_add(usize::from(silent.is_some()), Ordering::Relaxed);
+        silent
+    }
+
+    fn sent(&self, count: usize) {
+        self.reached.sent.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Runs `task` so many times at once, for ever.
+async fn many<F>(count: usize, task: impl Fn(u64) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut tasks: JoinSet<()> = (0..count as u64).map(&task).collect();
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn slow_loris(target: Arc<Target>) {
+    let hello = Frame::new(Metadata { session_id: "s".repeat(200), ..Metadata::default() }, vec![b' '; 1000]);
+    let bytes = hello.encode(&EncodeOptions::default()).unwrap().to_vec();
+    loop {
+        match target.silent().await {
+            Some(Silent::Socket(mut stream)) => {
+                for byte in &bytes {
+                    if stream.write_all(&[*byte]).await.is_err() {
+                        break;
+                    }
+                    target.sent(1);
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+            // A transport that cannot send a part of a frame is kept waiting for a whole one.
+            Some(Silent::Connection(_held)) => sleep(Duration::from_secs(5)).await,
+            None => {}
+        }
+        // Coming back at once would be a flood of connections, which is another attack.
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn half_open(target: &Target, most: usize) {
+    let mut held = VecDeque::new();
+    loop {
+        if held.len() >= most {
+            held.pop_front();
+            sleep(Duration::from_millis(1)).await;
+        }
+        match timeout(Duration::from_secs(2), target.silent()).await {
+            Ok(Some(silent)) => held.push_back(silent),
+            _ => sleep(Duration::from_millis(10)).await,
+        }
+        target.reached.held.fetch_max(held.len(), Ordering::Relaxed);
+    }
+}
+
+async fn hello_flood(target: Arc<Target>) {
+    loop {
+        let Ok(mut connection) = connect(&target.url, &target.options).await else {
+            sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        target.reached.connections.fetch_add(1, Ordering::Relaxed);
+        target.sent(1);
+        let _ = negotiate_client(&mut connection, hello("flood")).await;
+    }
+}
+
+async fn tiny_frames(target: Arc<Target>) {
+    let frame = Frame::new(Metadata::default(), vec![1; 8]).encode(&EncodeOptions::default()).unwrap();
+    loop {
+        let _ = flood(&target, &frame).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn flood(target: &Target, frame: &EncodedFrame) -> Result<()> {
+    let mut connection = connect(&target.url, &target.options).await?;
+    negotiate_client(&mut connection, hello("flood")).await?;
+    target.reached.connections.fetch_add(1, Ordering::Relaxed);
+    loop {
+        for _ in 0..1000 {
+            connection.halves().0.feed(frame.clone()).await?;
+        }
+        connection.halves().0.flush().await?;
+        target.sent(1000);
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn open_and_cancel(target: Arc<Target>, number: u64) {
+    let mut dice = Dice::new(1, &[number]);
+    loop {
+        let after = dice.time(Duration::from_millis(2));
+        if let Ok(Ok(connection)) = timeout(after, connect(&target.url, &target.options)).await {
+            target.reached.connections.fetch_add(1, Ordering::Relaxed);
+            drop(connection);
+        }
+        target.sent(1);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// One transfer of an honest client to a [`Service::acknowledging`](super::Service::acknowledging): connect, handshake,
+/// a payload of `len` bytes, the answer. How long it took.
+///
+/// # Errors
+/// The transfer did not come about.
+pub async fn honest_transfer(url: &TransportUrl, options: &Options, len: usize) -> Result<Duration> {
+    let begun = Instant::now();
+    let mut connection = connect(url, options).await?;
+    negotiate_client(&mut connection, hello("honest")).await?;
+    connection.send_frame(&Frame::new(Metadata::default(), vec![1; len]), &EncodeOptions::default()).await?;
+    if connection.recv().await?.is_none() {
+        return Err(PeerFault::ClosedInHandshake { peer: url.to_string() }.into());
+    }
+    let took = begun.elapsed();
+    connection.close().await?;
+    Ok(took)
+}
+
+/// Lets this process open up to `wanted` files, as far as the system allows; gives how many it may open now.
+#[must_use]
+pub fn open_files_limit(wanted: usize) -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    if limit.current.is_some_and(|current| current < wanted as u64) {
+        limit.current = Some(most.min(wanted as u64));
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |current| current as usize)
+}

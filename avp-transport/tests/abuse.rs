@@ -1,0 +1,83 @@
+//! An honest client beside attackers at the same address gets its transfer done, and memory stays bounded. How much
+//! longer it takes is measured by the example `abuse`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use avp_transport::Options;
+use avp_transport::testing::{Attack, Ends, Reached, Service, honest_transfer, open_files_limit, resident};
+use tokio::runtime::Runtime;
+use tokio::time::{sleep, timeout};
+
+/// Memory is the whole process's, so tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Both ends of every connection are in this process.
+const HALF_OPEN: usize = 1000;
+/// Time for one honest transfer of 1 MiB.
+const GENEROUS: Duration = Duration::from_secs(30);
+/// What an attack may add to the memory of this process, the attacker's own included.
+const MEMORY: usize = 256 << 20;
+
+fn an_honest_client_gets_through(attack: Attack) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Runtime::new().unwrap().block_on(async {
+        let files = open_files_limit(4 * HALF_OPEN);
+        // Those of slow loris come back when they are dropped, all at once; a debug build has to keep up with that.
+        let most = if attack == Attack::SlowLoris { 300 } else { HALF_OPEN }.min(files / 4);
+        for url in ["avp+tcp://127.0.0.1:0", "avp+tls://127.0.0.1:0", "avp+mem:abuse"] {
+            let ends = Ends::secured(Options::default());
+            let service = Service::acknowledging(&url.parse().unwrap(), &ends.server).await.unwrap();
+            honest_transfer(service.url(), &ends.client, 1 << 20).await.unwrap();
+            let before = resident();
+            let reached = Arc::new(Reached::default());
+            let attacking = tokio::spawn(attack.run(
+                service.url().clone(),
+                ends.client.clone(),
+                most,
+                Arc::clone(&reached),
+            ));
+            for _ in 0..5 {
+                sleep(Duration::from_millis(200)).await;
+                let transfer = honest_transfer(service.url(), &ends.client, 1 << 20);
+                let came_through = timeout(GENEROUS, transfer).await;
+                came_through
+                    .unwrap_or_else(|_| panic!("{url}: no transfer within {GENEROUS:?} beside {attack:?}"))
+                    .unwrap_or_else(|error| panic!("{url} beside {attack:?}: {error}"));
+            }
+            let grown = resident().unwrap_or(0).saturating_sub(before.unwrap_or(0));
+            attacking.abort();
+            let _ = attacking.await;
+            assert!(grown < MEMORY, "{url} beside {attack:?}: {} MiB more", grown >> 20);
+            assert!(reached.connections.load(Ordering::Relaxed) > 0, "{url}: {attack:?} did not attack");
+        }
+    });
+}
+
+#[test]
+fn beside_slow_loris() {
+    an_honest_client_gets_through(Attack::SlowLoris);
+}
+
+// spec: limits 8.1
+#[test]
+fn beside_half_open_connections() {
+    an_honest_client_gets_through(Attack::HalfOpen);
+}
+
+#[test]
+fn beside_a_flood_of_hellos() {
+    an_honest_client_gets_through(Attack::HelloFlood);
+}
+
+#[test]
+fn beside_a_flood_of_tiny_frames() {
+    an_honest_client_gets_through(Attack::TinyFrames);
+}
+
+#[test]
+fn beside_connections_that_are_opened_and_given_up() {
+    an_honest_client_gets_through(Attack::OpenAndCancel);
+}

@@ -1,0 +1,83 @@
+//! Every transport under faults: exactly what was sent or a typed error, in time, and nothing left behind.
+//!
+//! `AVP_CHAOS_TRANSFERS=1000 cargo test --release -p avp-transport --test chaos` runs more than CI does, and
+//! `AVP_CHAOS_SEED` other faults; the example `chaos` prints the tables.
+
+use std::env;
+use std::sync::{Mutex, PoisonError};
+
+use avp_transport::testing::{Census, Ends, honest_transfer};
+use avp_transport::testing::{ChaosRun, Dice, Service};
+use avp_transport::{Options, TransportUrl};
+use tokio::runtime::Runtime;
+
+/// Descriptors and memory are counted for the whole process, so tests take turns, runtimes included.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn alone<F: Future<Output = ()>>(run: F) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Runtime::new().unwrap().block_on(run);
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: not a number")))
+}
+
+/// Runs transfers over `url` and holds the report against what is promised.
+fn survives_chaos(url: Option<&str>) {
+    alone(async {
+        let (seed, transfers) = (number("AVP_CHAOS_SEED", 1), number("AVP_CHAOS_TRANSFERS", 100));
+        let url: Option<TransportUrl> = url.map(|url| url.parse().unwrap());
+        // The first few make what a process makes once: threads, warm buffers, the allocator's arenas.
+        ChaosRun::new(url.clone(), seed + 1, 16).run().await.unwrap();
+        let report = ChaosRun::new(url, seed, transfers).run().await.unwrap();
+        assert_eq!(report.broken_promises(), Vec::<String>::new(), "{report}");
+        assert!(report.exact * 10 > transfers * 3, "too little came through to tell: {report}");
+        assert!(report.exact < transfers, "nothing went wrong: {report}");
+    });
+}
+
+#[test]
+fn tcp_survives_chaos() {
+    survives_chaos(Some("avp+tcp://127.0.0.1:0"));
+}
+
+#[test]
+fn tls_survives_chaos() {
+    survives_chaos(Some("avp+tls://127.0.0.1:0"));
+}
+
+#[test]
+fn memory_survives_chaos() {
+    survives_chaos(Some("avp+mem:chaos"));
+}
+
+#[test]
+fn byte_streams_survive_chaos() {
+    survives_chaos(None);
+}
+
+#[test]
+fn repeated_transfers_do_not_grow_memory() {
+    alone(async {
+        for url in ["avp+tcp://127.0.0.1:0", "avp+tls://127.0.0.1:0", "avp+mem:growth"] {
+            let ends = Ends::secured(Options::default());
+            let service = Service::acknowledging(&url.parse().unwrap(), &ends.server).await.unwrap();
+            let mut dice = Dice::new(5, &[]);
+            let mut round = async || {
+                for _ in 0..60 {
+                    let len = 64 + dice.below_by_magnitude(4 << 20) as usize;
+                    honest_transfer(service.url(), &ends.client, len).await.unwrap();
+                }
+            };
+            round().await;
+            let warm = Census::take(&ends.server.pool);
+            for _ in 0..4 {
+                round().await;
+            }
+            let after = Census::settled(&warm, &ends.server.pool, std::time::Duration::from_secs(5)).await;
+            assert_eq!(after.leaks(&warm), None, "{url}: {warm}; {after}");
+            assert!(after.growth(&warm) < 32 << 20, "{url}: {warm}; {after}");
+        }
+    });
+}
