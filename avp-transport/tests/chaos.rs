@@ -48,6 +48,28 @@ fn tls_survives_chaos() {
 }
 
 #[test]
+fn quic_survives_chaos() {
+    survives_chaos(Some("avp+quic://127.0.0.1:0"));
+}
+
+#[test]
+fn http_survives_chaos() {
+    survives_chaos(Some("http://127.0.0.1:0"));
+}
+
+#[test]
+fn https_survives_chaos() {
+    survives_chaos(Some("https://127.0.0.1:0"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn shared_memory_survives_chaos() {
+    let folder = tempfile::tempdir().unwrap();
+    survives_chaos(Some(&format!("avp+shm://{}/chaos.sock", folder.path().display())));
+}
+
+#[test]
 fn memory_survives_chaos() {
     survives_chaos(Some("avp+mem:chaos"));
 }
