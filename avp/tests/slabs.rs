@@ -109,7 +109,7 @@ async fn a_context_in_slabs_is_continued_as_by_its_maker() {
     peer.close().await.unwrap();
 }
 
-// spec: slabs 8.5, slabs 8.6
+// spec: slabs 8.5, slabs 8.7
 #[tokio::test]
 async fn a_transfer_whose_connection_broke_goes_on_with_what_is_missing() {
     let (url, _stop) = start("avp+mem:resume", ServeOptions::default()).await;
@@ -147,7 +147,7 @@ async fn a_transfer_whose_connection_broke_goes_on_with_what_is_missing() {
     assert_eq!(answer.tokens, alone(&context).await);
 }
 
-// spec: slabs 8.5
+// spec: slabs 8.6
 #[tokio::test]
 async fn another_manifest_under_a_known_id_is_refused() {
     let (url, _stop) = start("avp+mem:other-manifest", ServeOptions::default()).await;
@@ -192,6 +192,33 @@ async fn a_damaged_slab_is_asked_for_again() {
     assert!(ack(&mut raw, &outgoing).await.is_complete());
 }
 
+// spec: exchange 3.6
+#[tokio::test]
+async fn a_peer_that_announces_no_digests_is_sent_no_slabs() {
+    let options = TransportOptions::default();
+    let listener = avp_transport::listen(&"avp+mem:plain-peer".parse().unwrap(), &options).await.unwrap();
+    let server = tokio::spawn(async move {
+        let mut connection = listener.accept().await.unwrap();
+        let mut hello = agent().hello();
+        let keys = [ext::KIND, ext::TRANSFER, ext::SLAB].map(str::to_owned).to_vec();
+        avp_handshake::Capabilities { weights: None, keys, codecs: Vec::new() }.announce(&mut hello);
+        let config = avp_handshake::NegotiatorConfig::new(hello, connection.peer_id());
+        avp_transport::negotiate_server(&mut connection, config).await.unwrap();
+        let context = connection.recv().await.unwrap().unwrap();
+        let asked = connection.recv().await.unwrap().unwrap();
+        let answer =
+            question("answer", asked.metadata.extra.get(ext::TRANSFER).map(String::as_str), json!({}));
+        connection.send_frame(&answer, &EncodeOptions::default()).await.unwrap();
+        context
+    });
+    let context = thought().await;
+    let outgoing = outgoing(&context);
+    let ask = Ask { prompt: "question".into(), context: Some(outgoing.clone()), ..Default::default() };
+    connect("avp+mem:plain-peer").await.ask(&ask).await.unwrap();
+    let whole = server.await.unwrap();
+    assert_eq!(whole.kv().unwrap().header(), outgoing.kv_header());
+}
+
 // spec: exchange 3.7
 #[tokio::test]
 async fn a_question_before_the_slabs_is_answered_when_they_are_there_and_not_before() {
@@ -222,7 +249,7 @@ async fn a_question_before_the_slabs_is_answered_when_they_are_there_and_not_bef
     assert_eq!(tokens, alone(&context).await);
 }
 
-// spec: exchange 3.3, slabs 8.7
+// spec: exchange 3.3, slabs 8.8
 #[tokio::test]
 async fn a_manifest_of_another_model_is_refused_at_once_and_text_goes_instead() {
     let (url, _stop) = start("avp+mem:refused-manifest", ServeOptions::default()).await;

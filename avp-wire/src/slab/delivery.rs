@@ -116,7 +116,7 @@ mod tests {
         assert!(delivery.answer().unwrap().unwrap().is_complete());
     }
 
-    // spec: slabs 8.5
+    // spec: slabs 8.5, slabs 8.6
     #[test]
     fn a_sender_that_comes_back_is_asked_for_what_is_missing_only() {
         let (manifest, id, frames) = transfer();
