@@ -9,6 +9,8 @@ use avp_wire::slab::{Ack, Delivery, Manifest, Received, Slab, SlabError, Transfe
 use avp_wire::{ErrorCode, Frame, Limits, Metadata, ext};
 use moka::sync::Cache;
 
+use crate::outgoing::bytes_of;
+
 /// Damaged slabs of a transfer before it is given up.
 const MAX_DAMAGED: u32 = 16;
 
@@ -81,9 +83,7 @@ impl<S: SlabSink> Incoming<S> {
     /// Slabs that are there, slabs of the transfer, and bytes of its cache.
     pub(crate) fn progress(&self) -> (u32, u32, u64) {
         let reassembly = self.delivery.reassembly();
-        let kv = &reassembly.manifest().kv;
-        let counts = [kv.num_layers, kv.num_kv_heads, kv.seq_len, kv.head_dim].map(u64::from);
-        let bytes = counts.into_iter().fold(2 * kv.dtype.size() as u64, u64::saturating_mul);
+        let bytes = bytes_of(&reassembly.manifest().kv);
         (reassembly.arrived(), reassembly.slab_count(), bytes)
     }
 

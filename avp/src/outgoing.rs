@@ -9,8 +9,14 @@ use avp_wire::{BufferPool, Bytes, Frame, KvError, KvHeader, KvPayload, Metadata}
 
 use crate::file::FileError;
 
-/// Bytes of a slab: what a broken connection can cost, and long enough for a round trip to be short beside it.
-const SLAB_LEN: u64 = 4 << 20;
+/// Most bytes of a slab: what a broken connection can cost.
+const SLAB_MOST: u64 = 4 << 20;
+/// Fewest, so that heads and digests stay small beside it.
+const SLAB_LEAST: u64 = 128 << 10;
+/// Slabs that a receiver should have, to be busy with the first while the last are on their way.
+const SLABS: u64 = 16;
+/// A context of so many bytes goes in one, since asking what is missing would cost a round trip.
+const ONE_SLAB: u64 = 1 << 20;
 
 /// A context to hand over. Cloning copies pointers.
 ///
@@ -58,7 +64,7 @@ impl OutgoingContext {
     pub fn of_context(context: &Context) -> Result<Self, ContextError> {
         let header = context.kv_header()?;
         let metadata = context.metadata(&ContextStamp { extensions: true, ..ContextStamp::default() });
-        Ok(Self::new(metadata, Manifest::with_slab_len(header, SLAB_LEN), Arc::new(context.clone())))
+        Ok(Self::new(metadata, cut(header), Arc::new(context.clone())))
     }
 
     /// The context in a frame.
@@ -67,8 +73,7 @@ impl OutgoingContext {
     /// [`KvError`] if the frame is not a context.
     pub fn of_frame(frame: &Frame) -> Result<Self, KvError> {
         let kv = frame.kv()?;
-        let manifest = Manifest::with_slab_len(*kv.header(), SLAB_LEN);
-        Ok(Self::new(frame.metadata.clone(), manifest, Arc::new(kv)))
+        Ok(Self::new(frame.metadata.clone(), cut(*kv.header()), Arc::new(kv)))
     }
 
     pub(crate) fn new(metadata: Metadata, manifest: Manifest, source: Arc<dyn SlabSource>) -> Self {
@@ -109,9 +114,7 @@ impl OutgoingContext {
     /// Bytes of the cache, in all slabs together.
     #[must_use]
     pub fn kv_bytes(&self) -> u64 {
-        let kv = &self.manifest.kv;
-        let counts = [kv.num_layers, kv.num_kv_heads, kv.seq_len, kv.head_dim].map(u64::from);
-        counts.into_iter().fold(2 * kv.dtype.size() as u64, u64::saturating_mul)
+        bytes_of(&self.manifest.kv)
     }
 
     /// The same context for a second handover in a session, in which ids serve once.
@@ -150,6 +153,19 @@ impl OutgoingContext {
         self.source.read(&self.manifest, id, &mut buffer)?;
         Ok(buffer.freeze())
     }
+}
+
+/// How a cache is cut unless its sender says otherwise.
+fn cut(header: KvHeader) -> Manifest {
+    let bytes = bytes_of(&header);
+    let slab = if bytes <= ONE_SLAB { ONE_SLAB } else { (bytes / SLABS).clamp(SLAB_LEAST, SLAB_MOST) };
+    Manifest::with_slab_len(header, slab)
+}
+
+/// Bytes of a cache.
+pub(crate) fn bytes_of(kv: &KvHeader) -> u64 {
+    let counts = [kv.num_layers, kv.num_kv_heads, kv.seq_len, kv.head_dim].map(u64::from);
+    counts.into_iter().fold(2 * kv.dtype.size() as u64, u64::saturating_mul)
 }
 
 impl fmt::Debug for OutgoingContext {

@@ -32,7 +32,7 @@ pub struct Inspection {
 /// [`FileError`] if there is no valid head, or the file is shorter than it says.
 pub fn inspect(path: &Path) -> Result<Inspection, FileError> {
     let mut file = File::open(path).map_err(FileError::io(path))?;
-    let (head, rest) = read_head(&mut file, path, &Limits::default())?;
+    let (head, rest) = read_head(&mut file, path, &Limits::default(), 0)?;
     let announced = u64::from(head.payload_len_on_wire());
     let file_len = head.header.frame_len() - announced + rest;
     if rest < announced {

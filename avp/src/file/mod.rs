@@ -4,6 +4,8 @@ mod inspect;
 mod read;
 mod sink;
 mod slabs;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::io;

@@ -49,7 +49,7 @@ pub fn read_frame(path: &Path, pool: &BufferPool) -> Result<Frame, FileError> {
     let mut limits = Limits::default();
     // A file of one's own may be as large as a frame can be; the budget of a connection does not concern it.
     limits.memory_budget = u64::from(u32::MAX);
-    let (head, rest) = read_head(&mut file, path, &limits)?;
+    let (head, rest) = read_head(&mut file, path, &limits, 0)?;
     let announced = u64::from(head.payload_len_on_wire());
     if rest != announced {
         let (needed, got) = (head.header.frame_len(), head.header.frame_len() - announced + rest);
@@ -69,13 +69,14 @@ pub fn read_frame(path: &Path, pool: &BufferPool) -> Result<Frame, FileError> {
     head.into_frame(buffer.freeze(), &limits).map_err(FileError::decode(path))
 }
 
-/// The head, and how many bytes follow it.
+/// The head at `at`, where `file` stands, and how many bytes follow it.
 pub(super) fn read_head(
     file: &mut File,
     path: &Path,
     limits: &Limits,
+    at: u64,
 ) -> Result<(FrameHead, u64), FileError> {
-    let total = file.metadata().map_err(FileError::io(path))?.len();
+    let total = file.metadata().map_err(FileError::io(path))?.len().saturating_sub(at);
     let mut bytes = vec![0; Header::SIZE];
     read_or_truncated(file, path, &mut bytes, Header::SIZE as u64, total)?;
     let header = Header::decode(&bytes, limits).map_err(FileError::decode(path))?;

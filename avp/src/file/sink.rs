@@ -44,7 +44,7 @@ impl FileSink {
         Self::begin_with(target, described, manifest, transfer, FRAME_MOST)
     }
 
-    fn begin_with(
+    pub(super) fn begin_with(
         target: PathBuf,
         described: &Metadata,
         manifest: &Manifest,

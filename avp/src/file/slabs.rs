@@ -30,7 +30,7 @@ impl SlabFile {
     pub(super) fn open(path: &Path) -> Result<Option<Self>, FileError> {
         let mut file = File::open(path).map_err(FileError::io(path))?;
         let limits = Limits::default();
-        let (head, rest) = read_head(&mut file, path, &limits)?;
+        let (head, rest) = read_head(&mut file, path, &limits, 0)?;
         if !is_manifest(&head) {
             return Ok(None);
         }
@@ -42,7 +42,7 @@ impl SlabFile {
         let mut at = file.stream_position().map_err(FileError::io(path))?;
         let end = file.metadata().map_err(FileError::io(path))?.len();
         while at < end {
-            let (head, rest) = read_head(&mut file, path, &limits)?;
+            let (head, rest) = read_head(&mut file, path, &limits, at)?;
             let start = end - rest;
             let len = u64::from(head.payload_len_on_wire());
             if rest < len {
