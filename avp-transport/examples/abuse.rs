@@ -75,6 +75,8 @@ async fn measure(url: &TransportUrl, attack: Attack, most: usize) -> Result<(), 
     let took = begun.elapsed();
     attacking.abort();
     let _ = attacking.await;
+    let scheme = service.url().scheme();
+    service.stop().await;
     let (made, held, sent) = (
         reached.connections.load(Ordering::Relaxed),
         reached.held.load(Ordering::Relaxed),
@@ -84,7 +86,7 @@ async fn measure(url: &TransportUrl, attack: Attack, most: usize) -> Result<(), 
         Ok(disturbed) => println!(
             "{:<8} {:<13} {:>7.2} ms alone {:>8.2} ms beside it, ratio {:>5.2}; {:>4} MiB more; \
              {made} connections ({held} held), {sent} sent in {:.1} s",
-            url.scheme(),
+            scheme,
             format!("{attack:?}"),
             calm.as_secs_f64() * 1e3,
             disturbed.as_secs_f64() * 1e3,
@@ -92,7 +94,7 @@ async fn measure(url: &TransportUrl, attack: Attack, most: usize) -> Result<(), 
             grown >> 20,
             took.as_secs_f64()
         ),
-        Err(error) => println!("{:<8} {attack:?}: FAILED: {error}", url.scheme()),
+        Err(error) => println!("{:<8} {attack:?}: FAILED: {error}", scheme),
     }
     Ok(())
 }

@@ -50,6 +50,7 @@ fn an_honest_client_gets_through(attack: Attack) {
             let grown = resident().unwrap_or(0).saturating_sub(before.unwrap_or(0));
             attacking.abort();
             let _ = attacking.await;
+            service.stop().await;
             assert!(grown < MEMORY, "{url} beside {attack:?}: {} MiB more", grown >> 20);
             assert!(reached.connections.load(Ordering::Relaxed) > 0, "{url}: {attack:?} did not attack");
         }

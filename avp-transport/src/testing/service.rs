@@ -48,7 +48,7 @@ pub fn hello(name: &str) -> NegotiatorConfig {
     NegotiatorConfig::new(Hello::new(name, identity), PeerId::new("set from the connection"))
 }
 
-/// A listener and the tasks of its sessions. Dropping it ends them.
+/// A listener and the tasks of its sessions. Dropping it ends them, soon.
 #[derive(Debug)]
 pub struct Service {
     url: TransportUrl,
@@ -91,6 +91,12 @@ impl Service {
     #[must_use]
     pub fn url(&self) -> &TransportUrl {
         &self.url
+    }
+
+    /// Ends it; its address is free again when this returns.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 }
 

@@ -119,7 +119,9 @@ impl ChaosRun {
             running.spawn(Arc::clone(&shared).transfer(index, url.cloned()));
         }
         while running.join_next().await.is_some() {}
-        drop(service);
+        if let Some(service) = service {
+            service.stop().await;
+        }
         let tally = shared.tally().clone();
         match shared.broken.load(Ordering::Relaxed) {
             0 => Ok(tally),
