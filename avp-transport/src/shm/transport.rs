@@ -72,6 +72,7 @@ impl ShmListener {
 
     async fn next(&self) -> Connection {
         let next = || async {
+            self.gate.ready().await;
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {

@@ -163,7 +163,11 @@ impl Shared {
         };
         self.board.news.notify_waiters();
         let frame = match inbox.receiver.payload().await {
-            Err(error @ TransportError::Limit(LimitExceeded::Memory { .. })) => return Err(error),
+            // It would stay pending, and hold up the others.
+            Err(error @ TransportError::Limit(LimitExceeded::Memory { .. })) => {
+                inbox.receiver.refuse().await.map_err(|error| self.failed(error))?;
+                Err(error)
+            }
             Err(error) if !error.is_recoverable() => return Err(self.failed(error)),
             frame => frame,
         };
