@@ -311,9 +311,8 @@ impl Shared {
     }
 }
 
-/// A name that leads nowhere else, whatever the id.
+/// No text of a peer becomes a path: the file is named by a hash of the transfer's id.
 fn file_name(id: &TransferId) -> String {
-    let id = id.as_str();
-    let is_plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if is_plain { format!("{id}.avp") } else { format!("{}.avp", blake3::hash(id.as_bytes()).to_hex()) }
+    let hash = blake3::hash(id.as_str().as_bytes()).to_hex();
+    format!("{}.avp", hash.as_str().get(..32).unwrap_or_default())
 }
