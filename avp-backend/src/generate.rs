@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::prompt::{Prompt, PromptError};
 use crate::sample::{Sampler, SamplingOptions};
 use crate::stream::{StopStrings, TextStream};
-use crate::think::{Progress, StartError, prefill, prefill_by, start};
+use crate::think::{Progress, StartError, prefill_by, start};
 use crate::{
     Backend, BackendError, Context, ContextError, ContextImport, Input, KvPart, NonFinite, Sequence,
 };
@@ -153,11 +153,9 @@ pub fn generate(
 ) -> Result<Generation, GenerateError> {
     let begun = Begun::new(backend, prompt, context.map_or(0, Context::len), options)?;
     let mut sequence = start(backend, context, begun.tokens.len() + begun.budget)?;
-    let mut cancelled = false;
-    let hidden = prefill(sequence.as_mut(), &begun.tokens, &mut |progress| {
-        cancelled |= on_event(GenerateEvent::Progress(progress)).is_break();
-    })?;
-    begun.write(backend, sequence, hidden, cancelled, options, on_event)
+    let mut progress = |progress| on_event(GenerateEvent::Progress(progress));
+    let hidden = prefill_by(&begun.tokens, &mut progress, |chunk, _| sequence.forward(Input::Tokens(chunk)))?;
+    begun.write(backend, sequence, hidden, options, on_event)
 }
 
 /// As [`generate`] after a context of which some is still on its way: `arrive` blocks until there is a further part.
@@ -177,12 +175,11 @@ pub fn generate_arriving(
     let past = import.tokens();
     let begun = Begun::new(backend, prompt, past, options)?;
     let mut sequence = import.sequence;
-    let mut cancelled = false;
-    let mut progress = |progress| cancelled |= on_event(GenerateEvent::Progress(progress)).is_break();
+    let mut progress = |progress| on_event(GenerateEvent::Progress(progress));
     let hidden = prefill_by(&begun.tokens, &mut progress, |chunk, done| {
         sequence.forward_arriving(Input::Tokens(chunk), past + done, arrive)
     })?;
-    begun.write(backend, sequence, hidden, cancelled, options, on_event)
+    begun.write(backend, sequence, hidden, options, on_event)
 }
 
 /// A generation whose prompt fits behind its context.
@@ -212,13 +209,13 @@ impl Begun {
         Ok(Self { started, before, budget: options.max_tokens.min(room), tokens })
     }
 
-    /// Decodes behind the prompt, whose last hidden state is `hidden`, until something stops it.
+    /// Decodes behind the prompt, whose last hidden state is `hidden`, until something stops it. Without one the prompt
+    /// was not read to its end, because the caller said so.
     fn write(
         self,
         backend: &dyn Backend,
         mut sequence: Box<dyn Sequence>,
-        mut hidden: Vec<f32>,
-        cancelled: bool,
+        hidden: Option<Vec<f32>>,
         options: &GenerateOptions,
         on_event: &mut dyn FnMut(GenerateEvent<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, GenerateError> {
@@ -226,6 +223,8 @@ impl Begun {
         let prefill_time = started.elapsed();
         let mut writer = Writer::new(backend, options, on_event);
         let mut sampler = Sampler::new(options.sampling.clone());
+        let cancelled = hidden.is_none();
+        let mut hidden = hidden.unwrap_or_default();
         let stop = loop {
             if cancelled {
                 break StopReason::Cancelled;

@@ -1,5 +1,6 @@
 //! Thinking: prefill a prompt, then latent steps, each feeding the model its own last hidden state.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::prompt::{Prompt, PromptError};
@@ -180,23 +181,30 @@ pub(crate) fn prefill(
     tokens: &[u32],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<f32>, BackendError> {
-    prefill_by(tokens, progress, |chunk, _| sequence.forward(Input::Tokens(chunk)))
+    let mut on = |event| {
+        progress(event);
+        ControlFlow::Continue(())
+    };
+    let hidden = prefill_by(tokens, &mut on, |chunk, _| sequence.forward(Input::Tokens(chunk)))?;
+    Ok(hidden.unwrap_or_default())
 }
 
-/// Reads `tokens` in chunks through `forward`, which is told how many went before.
+/// Reads `tokens` in chunks through `forward`, which is told how many went before. `None` if `progress` broke it off.
 pub(crate) fn prefill_by(
     tokens: &[u32],
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     mut forward: impl FnMut(&[u32], usize) -> Result<Vec<f32>, BackendError>,
-) -> Result<Vec<f32>, BackendError> {
+) -> Result<Option<Vec<f32>>, BackendError> {
     let mut hidden = Vec::new();
     let mut done = 0;
     for chunk in tokens.chunks(PREFILL_CHUNK) {
         hidden = forward(chunk, done)?;
         done += chunk.len();
-        progress(Progress::Prefill { done, total: tokens.len() });
+        if progress(Progress::Prefill { done, total: tokens.len() }).is_break() {
+            return Ok(None);
+        }
     }
-    Ok(hidden)
+    Ok(Some(hidden))
 }
 
 fn check_finite(hidden: &[f32], step: usize) -> Result<(), ThinkError> {

@@ -1,5 +1,6 @@
 //! What is asked of every incoming frame, whatever carried it: sizes, budgets, checks.
 
+use avp_wire::ext::FrameKind;
 use avp_wire::{DecodeError, Fault, Flags, Frame, FrameHead, Header, Limits};
 use bytes::Bytes;
 
@@ -96,8 +97,9 @@ impl Intake {
     /// where that may take long. An error here costs this frame only, unless the peer has sent too many of the kind.
     pub(crate) fn check(&mut self, head: FrameHead, payload: Bytes) -> Checking {
         if !is_long_check(&head, &payload, &self.limits) {
+            let kind = head.kind();
             let checked = head.into_frame(payload, &self.limits);
-            return Checking::Done(self.judge(checked, false));
+            return Checking::Done(self.judge(checked, kind, false));
         }
         let mut limits = self.limits.clone();
         if head.header.flags.contains(Flags::COMPRESSED) {
@@ -113,10 +115,15 @@ impl Intake {
     /// Waits for the rest of a check. Dropping the future loses nothing.
     pub(crate) async fn checked(&mut self, head: &FrameHead, check: &mut Check) -> Result<Frame> {
         let checked = check.outcome(&self.peer).await?;
-        self.judge(checked, head.header.flags.contains(Flags::COMPRESSED))
+        self.judge(checked, head.kind(), head.header.flags.contains(Flags::COMPRESSED))
     }
 
-    fn judge(&mut self, checked: Result<Frame, DecodeError>, compressed: bool) -> Result<Frame> {
+    fn judge(
+        &mut self,
+        checked: Result<Frame, DecodeError>,
+        kind: Option<FrameKind>,
+        compressed: bool,
+    ) -> Result<Frame> {
         match checked {
             Ok(mut frame) if compressed => {
                 let unpacked = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
@@ -132,8 +139,8 @@ impl Intake {
                 self.account.conduct().reject()?;
                 let peer = self.peer.clone();
                 Err(match source.fault() {
-                    Fault::Limit => LimitExceeded::Unpacked { peer, source }.into(),
-                    _ => PeerFault::DamagedFrame { peer, source }.into(),
+                    Fault::Limit => LimitExceeded::Unpacked { peer, kind, source }.into(),
+                    _ => PeerFault::DamagedFrame { peer, kind, source }.into(),
                 })
             }
         }

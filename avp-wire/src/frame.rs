@@ -98,6 +98,12 @@ pub struct FrameHead {
 }
 
 impl FrameHead {
+    /// What the frame is on a native transport; `None` where it does not say, or not as the registry has it.
+    #[must_use]
+    pub fn kind(&self) -> Option<ext::FrameKind> {
+        self.metadata.extra.get(ext::KIND)?.parse().ok()
+    }
+
     /// Decodes the head at the start of `bytes`, which may go on with the payload or end before it.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use avp_backend::{
     Backend, BackendError, Context, ContextImport, GenerateError, GenerateEvent, GenerateOptions, Generation,
@@ -15,7 +15,7 @@ use avp_wire::{ErrorCode, KvHeader, Metadata};
 
 use crate::Agent;
 use crate::incoming::SlabSink;
-use crate::session::import_refusal;
+use crate::session::{Stop, import_refusal};
 
 /// How often a generation that waits for slabs looks whether anybody still waits for it.
 const LOOK: Duration = Duration::from_millis(50);
@@ -74,21 +74,24 @@ impl Arriving {
         self.import.verification()
     }
 
-    /// Generates; gives up waiting for slabs once `stopped`.
+    /// Generates; gives up where no slab comes for too long, or nobody waits for the answer any more.
     pub(crate) fn generate(
         self,
         backend: &dyn Backend,
         prompt: &Prompt,
         options: &GenerateOptions,
         on_event: &mut dyn FnMut(GenerateEvent<'_>) -> ControlFlow<()>,
-        stopped: impl Fn() -> bool,
+        stop: &Stop,
     ) -> Result<Generation, GenerateError> {
         let Self { import, parts } = self;
-        let mut arrive = || loop {
-            match parts.recv_timeout(LOOK) {
-                Ok(part) => return Ok(part),
-                Err(RecvTimeoutError::Timeout) if !stopped() => {}
-                Err(_) => return Err(BackendError::ContextInterrupted),
+        let mut arrive = || {
+            let since = Instant::now();
+            loop {
+                match parts.recv_timeout(LOOK) {
+                    Ok(part) => return Ok(part),
+                    Err(RecvTimeoutError::Timeout) if !stop.is_set() && since.elapsed() < stop.patience => {}
+                    Err(_) => return Err(BackendError::ContextInterrupted),
+                }
             }
         };
         generate_arriving(backend, prompt, import, &mut arrive, options, on_event)

@@ -79,6 +79,9 @@ impl<'a> Delivery<'a> {
             let missing = u64::from(self.asked.missing());
             self.progress.slabs = self.progress.of.saturating_sub(missing);
         }
+        if self.asked.is_complete() {
+            return Ok(self.progress.sent);
+        }
         Err(AskError::Damaged { rounds: MAX_ROUNDS })
     }
 

@@ -1,13 +1,13 @@
 //! Contexts on their way in, slab by slab (docs/spec/slabs.md, 8): the receiving side. What has come of a transfer is
 //! kept for a while after its connection broke.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use avp_handshake::Reject;
-use avp_wire::slab::{Ack, Delivery, Manifest, Received, Slab, SlabError, TransferId};
+use avp_wire::slab::{Ack, Delivery, Manifest, Received, Round, Slab, SlabError, TransferId};
 use avp_wire::{ErrorCode, Frame, Limits, Metadata, ext};
-use moka::sync::Cache;
 
 use crate::outgoing::bytes_of;
 
@@ -33,6 +33,8 @@ pub(crate) struct Incoming<S: SlabSink> {
     state: State<S>,
     /// Slabs that came with another digest than their own.
     damaged: u32,
+    /// When a slab or a question came last.
+    used: Instant,
 }
 
 enum State<S: SlabSink> {
@@ -45,6 +47,15 @@ enum State<S: SlabSink> {
 /// A transfer that several connections of one sender may know.
 pub(crate) type Shared<S> = Arc<Mutex<Incoming<S>>>;
 
+/// What to say to a slab.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// What is wrong with it, or with the whole transfer.
+    pub(crate) refusal: Option<Reject>,
+    /// What is missing now, where it is time to say so.
+    pub(crate) ack: Option<Ack>,
+}
+
 impl<S: SlabSink> Incoming<S> {
     fn begin(
         frame: &Frame,
@@ -54,37 +65,28 @@ impl<S: SlabSink> Incoming<S> {
         limits: &Limits,
     ) -> Result<Self, Reject> {
         let delivery = Delivery::new(manifest, id, limits).map_err(|e| refusal(&e))?;
-        Ok(Self { metadata: described(frame), delivery, state: State::Arriving(sink), damaged: 0 })
+        let state = State::Arriving(sink);
+        Ok(Self { metadata: described(frame), delivery, state, damaged: 0, used: Instant::now() })
     }
 
-    /// Takes a slab; gives the ack that is due.
-    pub(crate) fn slab(&mut self, frame: &Frame) -> Result<Option<Ack>, Reject> {
-        match self.delivery.insert(frame) {
-            Ok(Received::New(slab)) => {
-                if let State::Arriving(sink) = &mut self.state {
-                    let taken = sink.insert(&slab);
-                    self.note(taken)?;
-                }
-            }
-            Ok(Received::Duplicate(_)) => {}
-            // Damaged on its way: it is asked for again.
-            Err(error @ SlabError::DigestMismatch(_)) => self.count_damage(&error)?,
-            Err(error) => return Err(refusal(&error)),
-        }
-        self.answer()
+    /// Takes a slab of `round`.
+    pub(crate) fn slab(&mut self, frame: &Frame, round: &mut Round) -> Answer {
+        round.count();
+        self.used = Instant::now();
+        let refusal = self.take(frame).err();
+        self.answer(refusal, round)
     }
 
-    /// Counts a slab that came and could not be read; gives the ack that is due.
-    pub(crate) fn lost(&mut self) -> Result<Option<Ack>, Reject> {
-        self.delivery.lost();
-        self.answer()
+    /// Counts a slab that came and could not be read.
+    pub(crate) fn lost(&mut self, round: &mut Round) -> Answer {
+        round.count();
+        self.answer(None, round)
     }
 
     /// Slabs that are there, slabs of the transfer, and bytes of its cache.
     pub(crate) fn progress(&self) -> (u32, u32, u64) {
         let reassembly = self.delivery.reassembly();
-        let bytes = bytes_of(&reassembly.manifest().kv);
-        (reassembly.arrived(), reassembly.slab_count(), bytes)
+        (reassembly.arrived(), reassembly.slab_count(), bytes_of(&reassembly.manifest().kv))
     }
 
     /// Where slabs go, while some are missing.
@@ -104,26 +106,49 @@ impl<S: SlabSink> Incoming<S> {
         }
     }
 
-    fn count_damage(&mut self, error: &SlabError) -> Result<(), Reject> {
-        self.damaged += 1;
-        let spent = self.damaged > MAX_DAMAGED;
-        self.note(if spent { Err(refusal(error)) } else { Ok(()) })
+    fn take(&mut self, frame: &Frame) -> Result<(), Reject> {
+        match self.delivery.insert(frame) {
+            Ok(Received::New(slab)) => match &mut self.state {
+                State::Arriving(sink) => {
+                    let taken = sink.insert(&slab);
+                    self.note(taken)
+                }
+                _ => Ok(()),
+            },
+            Ok(Received::Duplicate(_)) => Ok(()),
+            // Damaged on its way: it is asked for again.
+            Err(error @ SlabError::DigestMismatch(_)) => {
+                self.damaged += 1;
+                let spent = self.damaged > MAX_DAMAGED;
+                self.note(if spent { Err(refusal(&error)) } else { Ok(()) })
+            }
+            Err(error) => Err(refusal(&error)),
+        }
     }
 
-    fn answer(&mut self) -> Result<Option<Ack>, Reject> {
+    fn answer(&mut self, refusal: Option<Reject>, round: &mut Round) -> Answer {
+        let answered = self.advance(round);
         if let State::Failed(reject) = &self.state {
-            return Err(reject.clone());
+            return Answer { refusal: Some(reject.clone()), ack: None };
         }
-        let answer = self.delivery.answer().map_err(|error| refusal(&error));
-        self.note(answer.as_ref().map(drop).map_err(Clone::clone))?;
-        let answer = answer?;
-        if answer.as_ref().is_some_and(Ack::is_complete) {
-            self.complete()?;
-        }
-        Ok(answer)
+        Answer { refusal, ack: answered }
     }
 
-    fn complete(&mut self) -> Result<(), Reject> {
+    fn advance(&mut self, round: &mut Round) -> Option<Ack> {
+        let ack = match self.delivery.answer(round) {
+            Ok(ack) => ack?,
+            Err(error) => {
+                self.state = State::Failed(refusal(&error));
+                return None;
+            }
+        };
+        if ack.is_complete() {
+            self.complete();
+        }
+        Some(ack)
+    }
+
+    fn complete(&mut self) {
         let ending = State::Failed(Reject::new(ErrorCode::Internal, "the transfer did not end"));
         self.state = match std::mem::replace(&mut self.state, ending) {
             State::Arriving(sink) => match sink.finish() {
@@ -132,29 +157,45 @@ impl<S: SlabSink> Incoming<S> {
             },
             other => other,
         };
-        match &self.state {
-            State::Failed(reject) => Err(reject.clone()),
-            _ => Ok(()),
-        }
     }
 
-    /// A failure of the whole transfer is kept: its sender hears it again when it comes back.
+    /// A failure of the sink is one of the whole transfer.
     fn note(&mut self, outcome: Result<(), Reject>) -> Result<(), Reject> {
         outcome.inspect_err(|reject| self.state = State::Failed(reject.clone()))
     }
 }
 
-/// The transfers that are known, by who sends them. A peer that nobody has authenticated is known by the transfer's id
-/// alone.
+/// Who sends a transfer, where that was shown, and its id. A peer that nobody has authenticated is known by the id alone.
+pub(crate) type Key = (Option<String>, TransferId);
+
+/// The transfers that are known.
 pub(crate) struct Transfers<S: SlabSink> {
-    known: Cache<(Option<String>, TransferId), Shared<S>>,
+    known: Mutex<HashMap<Key, Known<S>>>,
+    most: usize,
+    most_bytes: u64,
+    keep: Duration,
     limits: Limits,
 }
 
+struct Known<S: SlabSink> {
+    shared: Shared<S>,
+    /// Of the whole cache.
+    bytes: u64,
+    /// When it was last seen in use.
+    used: Instant,
+}
+
+impl<S: SlabSink> Known<S> {
+    /// Whether no connection has it.
+    fn is_free(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1
+    }
+}
+
 impl<S: SlabSink> Transfers<S> {
-    /// Keeps at most `most` transfers, each for `keep` after its last frame.
-    pub(crate) fn new(most: u64, keep: Duration, limits: Limits) -> Self {
-        Self { known: Cache::builder().max_capacity(most).time_to_idle(keep).build(), limits }
+    /// Knows at most `most` transfers of `most_bytes` together, each for `keep` after its last slab or question.
+    pub(crate) fn new(most: usize, most_bytes: u64, keep: Duration, limits: Limits) -> Self {
+        Self { known: Mutex::default(), most, most_bytes, keep, limits }
     }
 
     /// Takes a manifest from `sender`: the first of its transfer, for which `sink` is made, or the same again.
@@ -163,26 +204,85 @@ impl<S: SlabSink> Transfers<S> {
         sender: Option<String>,
         frame: &Frame,
         sink: impl FnOnce(&Manifest, &TransferId) -> Result<S, Reject>,
-    ) -> Result<(Shared<S>, Ack), Reject> {
+    ) -> Result<(Shared<S>, Ack, Round), Reject> {
         let (manifest, id) = Manifest::from_frame(frame).map_err(|error| refusal(&error))?;
-        let key = (sender, id.clone());
-        let made = self.known.try_get_with(key.clone(), || {
-            let sink = sink(&manifest, &id)?;
-            Incoming::begin(frame, manifest, id, sink, &self.limits).map(|new| Arc::new(Mutex::new(new)))
-        });
-        let shared = made.map_err(|reject: Arc<Reject>| Arc::unwrap_or_clone(reject))?;
-        let ack = {
+        let shared = self.known_or(sender, frame, manifest, id, sink)?;
+        let (ack, round) = {
             let mut incoming = lock(&shared);
             if incoming.metadata != described(frame) {
                 return Err(refusal(&SlabError::OtherManifest));
             }
-            let ack = incoming.delivery.begin(&manifest).map_err(|error| refusal(&error))?;
+            incoming.used = Instant::now();
+            let (ack, round) = incoming.delivery.begin(&manifest).map_err(|error| refusal(&error))?;
             if ack.is_complete() {
-                incoming.complete()?;
+                incoming.complete();
             }
-            ack
+            if let Some(Err(reject)) = incoming.whole() {
+                return Err(reject);
+            }
+            (ack, round)
         };
-        Ok((shared, ack))
+        Ok((shared, ack, round))
+    }
+
+    /// Forgets transfers that have not been used for their time. For a timer: nothing else may come.
+    pub(crate) fn sweep(&self) {
+        self.sweep_in(&mut self.known());
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Key, Known<S>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_or(
+        &self,
+        sender: Option<String>,
+        frame: &Frame,
+        manifest: Manifest,
+        id: TransferId,
+        sink: impl FnOnce(&Manifest, &TransferId) -> Result<S, Reject>,
+    ) -> Result<Shared<S>, Reject> {
+        let key = (sender, id.clone());
+        let mut known = self.known();
+        self.sweep_in(&mut known);
+        if let Some(entry) = known.get(&key) {
+            let has_failed = entry.shared.try_lock().is_ok_and(|i| matches!(i.whole(), Some(Err(_))));
+            if !has_failed {
+                return Ok(Arc::clone(&entry.shared));
+            }
+            // What made it fail may be over.
+            known.remove(&key);
+        }
+        let bytes = bytes_of(&manifest.kv);
+        self.make_room(&mut known, bytes)?;
+        let sink = sink(&manifest, &id)?;
+        let incoming = Incoming::begin(frame, manifest, id, sink, &self.limits)?;
+        let shared = Arc::new(Mutex::new(incoming));
+        known.insert(key, Known { shared: Arc::clone(&shared), bytes, used: Instant::now() });
+        Ok(shared)
+    }
+
+    fn sweep_in(&self, known: &mut HashMap<Key, Known<S>>) {
+        for entry in known.values_mut() {
+            // One that is locked is in use.
+            entry.used = entry.shared.try_lock().map_or_else(|_| Instant::now(), |incoming| incoming.used);
+        }
+        known.retain(|_, entry| !entry.is_free() || entry.used.elapsed() < self.keep);
+    }
+
+    /// Forgets the longest unused transfers for one of `bytes`.
+    fn make_room(&self, known: &mut HashMap<Key, Known<S>>, bytes: u64) -> Result<(), Reject> {
+        loop {
+            let held: u64 = known.values().fold(0, |sum, entry| sum.saturating_add(entry.bytes));
+            if known.len() < self.most && held.saturating_add(bytes) <= self.most_bytes {
+                return Ok(());
+            }
+            let free = known.iter().filter(|(_, entry)| entry.is_free());
+            let Some(oldest) = free.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
+                return Err(Reject::new(ErrorCode::Busy, "no room for a further context; try again later"));
+            };
+            known.remove(&oldest);
+        }
     }
 }
 

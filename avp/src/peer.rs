@@ -8,11 +8,12 @@ use avp_handshake::{
     Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage,
 };
 use avp_transport::{
-    Options as TransportOptions, Transfer, Transfers, TransportError, TransportUrl, UrlError, connect,
-    negotiate_client,
+    LimitExceeded, Options as TransportOptions, PeerFault, Transfer, Transfers, TransportError, TransportUrl,
+    UrlError, connect, negotiate_client,
 };
+use avp_wire::ext::FrameKind;
 use avp_wire::slab::{SlabError, TransferId};
-use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, KvError, Metadata, ext};
+use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, KvError, Metadata, Mode, ext};
 use tokio::time::timeout;
 
 use crate::agent::announce;
@@ -73,6 +74,15 @@ pub enum AskError {
     /// What the peer says to the transfer of a context makes no sense.
     #[error("the peer's answer to the transfer of the context is none: {0}")]
     Protocol(SlabError),
+    /// The peer takes no contexts in slabs.
+    #[error("the peer does not take contexts in slabs; ask it with the context instead")]
+    NoSlabs,
+    /// The peer runs another model.
+    #[error("the context cannot be handed over: {why}")]
+    OtherModel {
+        /// How the models differ.
+        why: String,
+    },
     /// Slabs arrived damaged again and again.
     #[error("the peer still lacked slabs after {rounds} rounds; something between damages them")]
     Damaged {
@@ -93,8 +103,11 @@ impl AskError {
     pub fn is_worth_another_try(&self) -> bool {
         match self {
             Self::Closed => true,
-            Self::Transport(TransportError::Io(_) | TransportError::Limit(_)) => true,
-            Self::Transport(error) => error.code() == ErrorCode::ConnectionLost,
+            Self::Transport(TransportError::Io(_)) => true,
+            Self::Transport(TransportError::Limit(limit)) => matches!(limit, LimitExceeded::Deadline { .. }),
+            Self::Transport(TransportError::Peer(fault)) => {
+                matches!(fault, PeerFault::DamagedFrame { .. } | PeerFault::Truncated { .. })
+            }
             _ => false,
         }
     }
@@ -188,7 +201,7 @@ impl Peer {
         }
         let question = self.question(self.content(ask, &handover)?, ask, None);
         sent += send(&self.questions, question).await?;
-        let reply = answered(self.questions.recv().await?)?;
+        let reply = answer_on(&mut self.questions).await?;
         Ok(answer(reply, handover, sent, started))
     }
 
@@ -202,6 +215,12 @@ impl Peer {
         context: &OutgoingContext,
         on: &(dyn Fn(Handed) + Sync),
     ) -> Result<u64, AskError> {
+        if !self.has_announced(ext::BLAKE3) {
+            return Err(AskError::NoSlabs);
+        }
+        if let Handover::Text { why } = choose(&identity_of(context), &self.identity(), self.resolution()) {
+            return Err(AskError::OtherModel { why });
+        }
         let context = self.with_free_id(context);
         let mut lane = self.transfers.open(context.transfer().as_str())?;
         let (described, stamp) = (self.described(&context), self.stamp());
@@ -245,7 +264,7 @@ impl Peer {
             *sent += send(&lane, self.whole_frame(&context).await?).await?;
             *sent += send(&lane, question).await?;
         }
-        answered(lane.recv().await?)
+        answer_on(&mut lane).await
     }
 
     fn with_free_id(&mut self, context: &OutgoingContext) -> OutgoingContext {
@@ -306,8 +325,14 @@ async fn send(lane: &Transfer, frame: Frame) -> Result<u64, AskError> {
     Ok(bytes)
 }
 
-fn answered(reply: Option<Frame>) -> Result<TextMessage, AskError> {
-    let reply = reply.ok_or(AskError::Closed)?;
+async fn answer_on(lane: &mut Transfer) -> Result<TextMessage, AskError> {
+    let reply = loop {
+        let reply = lane.recv().await?.ok_or(AskError::Closed)?;
+        // That a transfer is whole may be said more than once.
+        if reply.kind() != Ok(Some(FrameKind::Ack)) || reply.metadata.mode != Mode::Latent {
+            break reply;
+        }
+    };
     if let Some(Reject { code, message }) = Reject::from_frame(&reply) {
         return Err(AskError::Refused { code, message });
     }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,15 +13,16 @@ use avp_transport::{
     listen, negotiate_server,
 };
 use avp_wire::ext::FrameKind;
-use avp_wire::slab::{Ack, Manifest, TransferId};
+use avp_wire::slab::{Ack, Manifest, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::agent::hello_of;
-use crate::file::{FileSink, sink_refusal};
-use crate::incoming::{self, lock};
-use crate::server::ServeError;
-use crate::session::{blocking, import_refusal, internal, is_idle};
+use crate::file::FileSink;
+use crate::incoming::{self, Answer, Key, lock};
+use crate::server::{SWEEP, ServeError};
+use crate::session::{blocking, import_refusal, internal, is_idle, turn_away};
 
 /// Where received contexts go.
 #[derive(Clone, Debug)]
@@ -42,13 +44,23 @@ pub struct ReceiveOptions {
     pub policy: VerificationPolicy,
     /// For how long a transfer whose connection broke is kept. 10 minutes.
     pub keep: Duration,
+    /// Sessions at a time. 64.
+    pub max_sessions: usize,
+    /// Transfers at a time, arriving or kept for senders that come back. 64.
+    pub max_kept: usize,
 }
 
 impl Default for ReceiveOptions {
     fn default() -> Self {
         let mut transport = TransportOptions::default();
         transport.limits.memory_budget = 64 << 20;
-        Self { transport, policy: VerificationPolicy::default(), keep: Duration::from_secs(600) }
+        Self {
+            transport,
+            policy: VerificationPolicy::default(),
+            keep: Duration::from_secs(600),
+            max_sessions: 64,
+            max_kept: 64,
+        }
     }
 }
 
@@ -72,8 +84,11 @@ pub enum ReceiveEvent {
         /// Who sent it: the agent's own name for itself.
         from: String,
     },
-    /// A session has ended; its peer has heard what became of its contexts.
-    Left,
+    /// A session has ended.
+    Left {
+        /// Whether its peer was told that a context is whole.
+        delivered: bool,
+    },
 }
 
 /// A listener that takes contexts of one model.
@@ -86,8 +101,10 @@ struct Shared {
     name: String,
     model: ModelInfo,
     into: ReceiveInto,
-    /// The transfer that a single file is for.
-    only: OnceLock<(Option<String>, TransferId)>,
+    /// The transfer that a single file is of: the first that was whole.
+    only: Arc<OnceLock<Key>>,
+    sessions: Semaphore,
+    max_sessions: usize,
     policy: VerificationPolicy,
     transfers: incoming::Transfers<FileSink>,
     on: Box<dyn Fn(ReceiveEvent) + Send + Sync>,
@@ -107,9 +124,18 @@ pub async fn receive(
 ) -> Result<Receiver, ServeError> {
     let url: TransportUrl = url.parse()?;
     let listener = listen(&url, &options.transport).await?;
-    let transfers = incoming::Transfers::new(1024, options.keep, options.transport.limits.clone());
-    let (name, only, on) = (name.to_owned(), OnceLock::new(), Box::new(on));
-    let shared = Shared { name, model, into, only, policy: options.policy, transfers, on };
+    let ReceiveOptions { transport, policy, keep, max_sessions, max_kept } = options;
+    let shared = Shared {
+        name: name.to_owned(),
+        model,
+        into,
+        only: Arc::default(),
+        sessions: Semaphore::new(max_sessions),
+        max_sessions,
+        policy,
+        transfers: incoming::Transfers::new(max_kept, u64::MAX, keep, transport.limits),
+        on: Box::new(on),
+    };
     Ok(Receiver { shared: Arc::new(shared), listener })
 }
 
@@ -126,12 +152,17 @@ impl Receiver {
     /// [`ServeError`] if the listener fails. A failing session only ends itself.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let mut sessions = JoinSet::new();
+        let mut sweep = tokio::time::interval(SWEEP);
         tokio::pin!(stop);
         loop {
             let connection = tokio::select! {
                 () = &mut stop => break,
                 accepted = self.listener.accept() => accepted?,
                 Some(_) = sessions.join_next() => continue,
+                _ = sweep.tick() => {
+                    self.shared.transfers.sweep();
+                    continue;
+                }
             };
             let shared = Arc::clone(&self.shared);
             sessions.spawn(async move {
@@ -150,22 +181,28 @@ async fn session(shared: Arc<Shared>, mut connection: Connection) -> Result<(), 
     let mut config = NegotiatorConfig::new(hello_of(&shared.name, &shared.model), connection.peer_id());
     config.policy = shared.policy;
     let established = negotiate_server(&mut connection, config).await?;
-    let sender = connection.peer().identity().map(str::to_owned);
-    let transfers = Transfers::over(connection);
+    let Ok(_place) = shared.sessions.try_acquire() else {
+        return turn_away(connection, shared.max_sessions).await;
+    };
+    let session = Arc::new(Session {
+        id: established.session.id.as_str().to_owned(),
+        from: established.remote.agent_id.clone(),
+        sender: connection.peer().identity().map(str::to_owned),
+        delivered: AtomicBool::new(false),
+        shared: Arc::clone(&shared),
+    });
+    let outcome = lanes(&session, Transfers::over(connection)).await;
+    (shared.on)(ReceiveEvent::Left { delivered: session.delivered.load(Ordering::Relaxed) });
+    outcome
+}
+
+async fn lanes(session: &Arc<Session>, transfers: Transfers) -> Result<(), TransportError> {
     let mut lanes = JoinSet::new();
-    let mut outcome = loop {
+    let outcome = loop {
         tokio::select! {
             lane = transfers.accept() => match lane {
                 Ok(Some(transfer)) => {
-                    let lane = Lane {
-                        shared: Arc::clone(&shared),
-                        session_id: established.session.id.as_str().to_owned(),
-                        from: established.remote.agent_id.clone(),
-                        sender: sender.clone(),
-                        transfer,
-                        incoming: None,
-                    };
-                    lanes.spawn(lane.run());
+                    lanes.spawn(Lane { session: Arc::clone(session), transfer, incoming: None }.run());
                 }
                 Ok(None) => break Ok(()),
                 Err(error) if is_idle(&error) => return Err(error),
@@ -177,59 +214,65 @@ async fn session(shared: Arc<Shared>, mut connection: Connection) -> Result<(), 
     };
     // What has come is written, however the connection ended.
     while lanes.join_next().await.is_some() {}
-    if outcome.is_ok() {
-        outcome = transfers.finish().await;
-    }
-    (shared.on)(ReceiveEvent::Left);
-    outcome
+    outcome?;
+    transfers.finish().await
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    id: String,
+    /// The peer's own name for itself.
+    from: String,
+    /// Who the peer is, where that was shown.
+    sender: Option<String>,
+    delivered: AtomicBool,
 }
 
 /// One transfer of a session.
 struct Lane {
-    shared: Arc<Shared>,
-    session_id: String,
-    from: String,
-    sender: Option<String>,
+    session: Arc<Session>,
     transfer: Transfer,
-    incoming: Option<incoming::Shared<FileSink>>,
+    incoming: Option<(incoming::Shared<FileSink>, Round)>,
 }
+
+/// What to say, and whether nothing more is to come.
+type Reply = (Answer, bool);
 
 impl Lane {
     async fn run(mut self) -> Result<(), TransportError> {
         loop {
-            let answer = match self.transfer.recv().await {
+            let reply = match self.transfer.recv().await {
                 Ok(Some(frame)) => self.take(frame).await,
                 Ok(None) => return Ok(()),
-                Err(error) if error.is_recoverable() && !is_idle(&error) => match &self.incoming {
-                    Some(incoming) => lock(incoming).lost(),
-                    None => Err(Reject::new(error.code(), error.to_string())),
-                },
+                Err(error) if error.is_recoverable() && !is_idle(&error) => self.lost(&error).await,
                 Err(error) => return Err(error),
             };
-            let is_over = !matches!(answer, Ok(None)) && self.is_over();
-            let reply = match answer {
-                Ok(None) => continue,
-                Ok(Some(ack)) => self.acknowledge(&ack),
-                Err(reject) => reject.to_frame(),
-            };
-            self.transfer.send(reply, &EncodeOptions::default()).await?;
+            let (Answer { refusal, ack }, is_over) =
+                reply.unwrap_or_else(|reject| (Answer { refusal: Some(reject), ack: None }, true));
+            if let Some(reject) = refusal {
+                self.send(reject.to_frame()).await?;
+            }
+            if let Some(ack) = ack {
+                self.send(self.acknowledge(&ack)).await?;
+                self.session.delivered.fetch_or(ack.is_complete(), Ordering::Relaxed);
+            }
             if is_over {
                 return Ok(());
             }
         }
     }
 
-    /// Whether nothing more is to come.
-    fn is_over(&self) -> bool {
-        self.incoming.as_ref().is_none_or(|incoming| lock(incoming).whole().is_some())
+    async fn send(&self, frame: Frame) -> Result<(), TransportError> {
+        self.transfer.send(frame, &EncodeOptions::default()).await
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<Option<Ack>, Reject> {
-        if frame.metadata.session_id != self.session_id {
+    /// A refusal ends the lane.
+    async fn take(&mut self, frame: Frame) -> Result<Reply, Reject> {
+        if frame.metadata.session_id != self.session.id {
             return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
         }
         match frame.kind().map_err(|e| Reject::new(e.code(), e.to_string()))? {
-            Some(FrameKind::Manifest) => self.manifest(frame).await.map(Some),
+            Some(FrameKind::Manifest) => self.manifest(frame).await,
             Some(FrameKind::Slab) if self.incoming.is_some() => self.slab(frame).await,
             Some(FrameKind::Text) => Err(Reject::new(
                 ErrorCode::NoHandler,
@@ -239,40 +282,62 @@ impl Lane {
         }
     }
 
-    async fn manifest(&mut self, frame: Frame) -> Result<Ack, Reject> {
-        let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+    async fn manifest(&mut self, frame: Frame) -> Result<Reply, Reject> {
+        let session = Arc::clone(&self.session);
         let begun = blocking(move || {
-            let known = sender.clone();
-            shared
-                .transfers
-                .manifest(known, &frame, |manifest, id| shared.sink(sender, &frame.metadata, manifest, id))
+            let (shared, sender) = (&session.shared, session.sender.clone());
+            let key_sender = sender.clone();
+            shared.transfers.manifest(sender, &frame, |manifest, id| {
+                shared.sink((key_sender, id.clone()), &frame.metadata, manifest)
+            })
         });
-        let (incoming, ack) = begun.await??;
-        self.incoming = Some(incoming);
-        Ok(ack)
+        let (incoming, ack, round) = begun.await??;
+        self.incoming = Some((incoming, round));
+        let is_over = ack.is_complete();
+        Ok((Answer { refusal: None, ack: Some(ack) }, is_over))
     }
 
-    async fn slab(&mut self, frame: Frame) -> Result<Option<Ack>, Reject> {
-        let Some(incoming) = self.incoming.clone() else { return Err(internal()) };
-        let (shared, from) = (Arc::clone(&self.shared), self.from.clone());
-        blocking(move || {
-            let mut incoming = lock(&incoming);
-            let was_whole = incoming.whole().is_some();
-            let ack = incoming.slab(&frame)?;
-            let (slabs, of, bytes) = incoming.progress();
-            (shared.on)(ReceiveEvent::Progress { slabs, of, bytes });
-            if let (false, Some(Ok(path))) = (was_whole, incoming.whole()) {
-                (shared.on)(ReceiveEvent::Received { path, from });
-            }
-            Ok(ack)
-        })
-        .await?
+    async fn slab(&mut self, frame: Frame) -> Result<Reply, Reject> {
+        let Some((incoming, mut round)) = self.incoming.take() else { return Err(internal()) };
+        let session = Arc::clone(&self.session);
+        let taken = blocking(move || {
+            let reply = {
+                let mut incoming = lock(&incoming);
+                let was_whole = incoming.whole().is_some();
+                let answer = incoming.slab(&frame, &mut round);
+                let (slabs, of, bytes) = incoming.progress();
+                (session.shared.on)(ReceiveEvent::Progress { slabs, of, bytes });
+                if let (false, Some(Ok(path))) = (was_whole, incoming.whole()) {
+                    (session.shared.on)(ReceiveEvent::Received { path, from: session.from.clone() });
+                }
+                (answer, incoming.whole().is_some())
+            };
+            (reply, incoming, round)
+        });
+        let (reply, incoming, round) = taken.await?;
+        self.incoming = Some((incoming, round));
+        Ok(reply)
+    }
+
+    /// A frame that could not be read: of slabs it is asked for again.
+    async fn lost(&mut self, error: &TransportError) -> Result<Reply, Reject> {
+        let is_slab = matches!(error.lost_kind(), Some(FrameKind::Slab) | None);
+        let Some((incoming, mut round)) = self.incoming.take().filter(|_| is_slab) else {
+            return Err(Reject::new(error.code(), error.to_string()));
+        };
+        let counted = blocking(move || {
+            let answer = lock(&incoming).lost(&mut round);
+            (answer, incoming, round)
+        });
+        let (answer, incoming, round) = counted.await?;
+        self.incoming = Some((incoming, round));
+        Ok((answer, false))
     }
 
     fn acknowledge(&self, ack: &Ack) -> Frame {
         let metadata = Metadata {
-            session_id: self.session_id.clone(),
-            source_agent_id: self.shared.name.clone(),
+            session_id: self.session.id.clone(),
+            source_agent_id: self.session.shared.name.clone(),
             ..Metadata::default()
         };
         match self.transfer.id().parse::<TransferId>() {
@@ -285,34 +350,26 @@ impl Lane {
 
 impl Shared {
     /// The file of a new transfer, if its context is one of the model's.
-    fn sink(
-        &self,
-        sender: Option<String>,
-        described: &Metadata,
-        manifest: &Manifest,
-        id: &TransferId,
-    ) -> Result<FileSink, Reject> {
+    fn sink(&self, key: Key, described: &Metadata, manifest: &Manifest) -> Result<FileSink, Reject> {
         check_context(described, &manifest.kv, &self.model, self.policy)
             .map_err(|error| import_refusal(&error))?;
-        let target = match &self.into {
-            ReceiveInto::File(path) => {
-                let key = (sender, id.clone());
-                if *self.only.get_or_init(|| key.clone()) != key {
-                    return Err(Reject::new(
-                        ErrorCode::Busy,
-                        "one context is received here, and it is another",
-                    ));
-                }
-                path.clone()
-            }
-            ReceiveInto::Folder(folder) => folder.join(file_name(id)),
+        let (target, only) = match &self.into {
+            ReceiveInto::File(path) => (path.clone(), Some(Arc::clone(&self.only))),
+            ReceiveInto::Folder(folder) => (folder.join(file_name(&key)), None),
         };
-        FileSink::begin(target, described, manifest, id).map_err(|error| sink_refusal(&error))
+        if only.as_ref().and_then(|only| only.get()).is_some_and(|taken| *taken != key) {
+            return Err(FileSink::taken());
+        }
+        Ok(FileSink::new(target, described, manifest, key, only))
     }
 }
 
-/// No text of a peer becomes a path: the file is named by a hash of the transfer's id.
-fn file_name(id: &TransferId) -> String {
-    let hash = blake3::hash(id.as_str().as_bytes()).to_hex();
-    format!("{}.avp", hash.as_str().get(..32).unwrap_or_default())
+/// No text of a peer becomes a path: the file is named by a hash of the transfer's id and of who sends it.
+fn file_name((sender, id): &Key) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update(id.as_str().as_bytes())
+        .update(b"\n")
+        .update(sender.as_deref().unwrap_or_default().as_bytes());
+    format!("{}.avp", hasher.finalize().to_hex().as_str().get(..32).unwrap_or_default())
 }

@@ -16,6 +16,9 @@ use crate::session;
 
 /// Bytes of a connection's memory for questions, beside contexts.
 const TEXT_MEMORY: u64 = 32 << 20;
+/// How often transfers are looked over whose time is up.
+pub(crate) const SWEEP: Duration = Duration::from_secs(10);
+
 /// How an agent serves.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -27,14 +30,17 @@ pub struct ServeOptions {
     /// Sessions at a time; further peers are told that this agent is busy. Connections that have not negotiated do
     /// not count. 64.
     pub max_sessions: usize,
-    /// Generations that compute at a time; further questions wait. 4.
+    /// Generations that compute at a time; further questions wait. As many more read a question while its context
+    /// arrives. 4.
     pub max_generations: usize,
     /// Most tokens of one answer. 4096.
     pub max_tokens: usize,
     /// Contexts that one session may have here at a time. 4.
     pub max_contexts: usize,
-    /// Contexts in slabs that are kept for senders that come back, those that are arriving among them. 64.
-    pub max_kept: u64,
+    /// Contexts in slabs that are here at a time, arriving or kept for senders that come back. 64.
+    pub max_kept: usize,
+    /// Bytes of their caches together. 4 GiB.
+    pub max_kept_bytes: u64,
     /// For how long after their last slab or question. 2 minutes.
     pub keep: Duration,
 }
@@ -49,6 +55,7 @@ impl Default for ServeOptions {
             max_tokens: 4096,
             max_contexts: 4,
             max_kept: 64,
+            max_kept_bytes: 4 << 30,
             keep: Duration::from_secs(120),
         }
     }
@@ -91,7 +98,9 @@ pub(crate) struct Shared {
     pub(crate) agent: Agent,
     pub(crate) options: ServeOptions,
     pub(crate) sessions: Semaphore,
-    pub(crate) generations: Semaphore,
+    pub(crate) generations: Arc<Semaphore>,
+    /// Places for generations whose context is arriving.
+    pub(crate) following: Arc<Semaphore>,
     pub(crate) transfers: Transfers<ContextSink>,
     pub(crate) on_served: Box<dyn Fn(&Served) + Send + Sync>,
 }
@@ -112,9 +121,12 @@ pub async fn serve(
     *budget = (*budget).min(frame_memory(agent.backend().as_ref()));
     let listener = listen(&url, &options.transport).await?;
     let sessions = Semaphore::new(options.max_sessions);
-    let generations = Semaphore::new(options.max_generations);
-    let transfers = Transfers::new(options.max_kept, options.keep, options.transport.limits.clone());
-    let shared = Shared { agent, options, sessions, generations, transfers, on_served: Box::new(on_served) };
+    let places = || Arc::new(Semaphore::new(options.max_generations));
+    let (generations, following) = (places(), places());
+    let limits = options.transport.limits.clone();
+    let transfers = Transfers::new(options.max_kept, options.max_kept_bytes, options.keep, limits);
+    let on_served = Box::new(on_served);
+    let shared = Shared { agent, options, sessions, generations, following, transfers, on_served };
     Ok(Server { shared: Arc::new(shared), listener })
 }
 
@@ -141,6 +153,7 @@ impl Server {
     /// [`ServeError`] if the listener fails. A failing session only ends itself.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let mut sessions = JoinSet::new();
+        let mut sweep = tokio::time::interval(SWEEP);
         tokio::pin!(stop);
         loop {
             // Never kept waiting by the sessions: only what is accepted makes room among half-open connections.
@@ -148,6 +161,10 @@ impl Server {
                 () = &mut stop => break,
                 accepted = self.listener.accept() => accepted?,
                 Some(_) = sessions.join_next() => continue,
+                _ = sweep.tick() => {
+                    self.shared.transfers.sweep();
+                    continue;
+                }
             };
             let shared = Arc::clone(&self.shared);
             sessions.spawn(async move {

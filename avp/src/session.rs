@@ -1,5 +1,6 @@
 //! One session of an agent that serves: each transfer in a lane of its own, questions answered behind their contexts.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use avp_transport::{
     Connection, Deadline, LimitExceeded, Transfer, Transfers, TransportError, negotiate_server,
 };
 use avp_wire::ext::{self, FrameKind};
-use avp_wire::slab::{Ack, TransferId};
+use avp_wire::slab::{Ack, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -22,9 +23,13 @@ use tokio::time::timeout;
 use crate::choice::is_incompatible;
 use crate::context_sink::ContextSink;
 use crate::exchange::{GenerateRequest, answer_frame, request_of};
-use crate::incoming::{self, lock};
+use crate::incoming::{self, Answer, lock};
 use crate::server::{Served, Shared};
 
+/// Questions of one transfer that may wait for the one that is being answered.
+const MAX_WAITING: usize = 16;
+/// How often a question whose turn is not to come before its context looks whether that is there.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a peer for whom there is no place may take to hear that.
 const PARTING: Duration = Duration::from_secs(1);
 
@@ -83,7 +88,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
 }
 
 /// Tells a peer that there is no place for it.
-async fn turn_away(mut connection: Connection, most: usize) -> Result<(), TransportError> {
+pub(crate) async fn turn_away(mut connection: Connection, most: usize) -> Result<(), TransportError> {
     let message = format!("this agent holds {most} sessions, its most; try again later");
     let reject = Reject::new(ErrorCode::Busy, message).to_frame();
     let parting = async {
@@ -116,8 +121,8 @@ struct Lane {
     place: Option<OwnedSemaphorePermit>,
     /// The question that is being answered.
     answering: JoinSet<Result<Frame, Reject>>,
-    /// A question that waits for it.
-    next: Option<Frame>,
+    /// Questions that wait for it.
+    waiting: VecDeque<Frame>,
 }
 
 /// The context that came over a lane.
@@ -125,8 +130,8 @@ enum Given {
     Nothing,
     /// In one frame, for one question.
     Whole(Result<Context, Reject>),
-    /// In slabs; known to later connections too.
-    Slabs(incoming::Shared<ContextSink>),
+    /// In slabs; known to later connections too. What was asked for is this one's own.
+    Slabs(incoming::Shared<ContextSink>, Round),
 }
 
 /// What a question builds on.
@@ -144,7 +149,8 @@ enum Step {
 impl Lane {
     fn new(session: &Arc<Session>, transfer: Transfer) -> Self {
         let (session, answering) = (Arc::clone(session), JoinSet::new());
-        Self { session, transfer, context: Given::Nothing, place: None, answering, next: None }
+        let (context, waiting) = (Given::Nothing, VecDeque::new());
+        Self { session, transfer, context, place: None, answering, waiting }
     }
 
     async fn run(mut self) {
@@ -153,71 +159,97 @@ impl Lane {
         }
     }
 
-    /// Serves until the lane's work is done, or the peer has ended its side and heard its answers.
+    /// Serves until the lane's work is done, or the peer has ended its side and heard what was left to say.
     async fn serve(&mut self) -> Result<(), TransportError> {
         let mut open = true;
         while open || !self.answering.is_empty() {
-            match self.step(open).await {
-                Step::Answered(reply) => {
-                    self.reply(reply.unwrap_or_else(|reject| reject.to_frame())).await?;
-                    if let Some(next) = self.next.take() {
-                        if self.take(next).await?.is_break() {
-                            return Ok(());
-                        }
-                    } else if self.is_done() {
-                        return Ok(());
-                    }
+            let flow = match self.step(open).await {
+                Step::Answered(reply) => self.answered(reply).await?,
+                Step::Came(Ok(Some(frame))) => self.take(frame).await?,
+                Step::Came(Ok(None)) => {
+                    open = false;
+                    ControlFlow::Continue(())
                 }
-                Step::Came(Ok(Some(frame))) if self.is_busy(&frame) => self.next = Some(frame),
-                Step::Came(Ok(Some(frame))) => {
-                    if self.take(frame).await?.is_break() {
-                        return Ok(());
-                    }
+                Step::Came(Err(error)) if is_idle(&error) && self.session.can_go_on(&error) => {
+                    ControlFlow::Continue(())
                 }
-                Step::Came(Ok(None)) => open = false,
-                Step::Came(Err(error)) if is_idle(&error) && self.session.can_go_on(&error) => {}
                 Step::Came(Err(error)) if error.is_recoverable() && !is_idle(&error) => {
-                    self.damaged(error).await?;
+                    self.damaged(error).await?
                 }
                 Step::Came(Err(error)) => return Err(error),
+            };
+            if flow.is_break() {
+                return Ok(());
             }
         }
         Ok(())
     }
 
     async fn step(&mut self, open: bool) -> Step {
-        let Self { answering, transfer, next, .. } = self;
+        let Self { answering, transfer, .. } = self;
         tokio::select! {
             biased;
             Some(reply) = answering.join_next() => Step::Answered(reply.unwrap_or_else(|_| Err(internal()))),
-            frame = transfer.recv(), if open && next.is_none() => Step::Came(frame),
+            frame = transfer.recv(), if open => Step::Came(frame),
         }
     }
 
-    /// Whether a frame is a question that has to wait for the one before.
-    fn is_busy(&self, frame: &Frame) -> bool {
-        !self.answering.is_empty() && frame.kind() == Ok(Some(FrameKind::Text))
+    /// Says the answer, and goes on with the next question.
+    async fn answered(&mut self, reply: Result<Frame, Reject>) -> Result<ControlFlow<()>, TransportError> {
+        self.reply(reply.unwrap_or_else(|reject| reject.to_frame())).await?;
+        while self.answering.is_empty()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            if let Err(reject) = self.question(&next) {
+                self.reply(reject.to_frame()).await?;
+            }
+        }
+        let is_over = self.answering.is_empty() && self.is_done();
+        Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     /// Whether nothing more is to come for a context that was asked about.
     fn is_done(&self) -> bool {
         match &self.context {
             _ if self.transfer.id().is_empty() => false,
-            Given::Slabs(incoming) => lock(incoming).whole().is_some(),
+            // One that is locked is in use.
+            Given::Slabs(incoming, _) => incoming.try_lock().is_ok_and(|incoming| incoming.whole().is_some()),
             _ => true,
         }
     }
 
     /// Takes a frame; breaks where the lane ends with it.
     async fn take(&mut self, frame: Frame) -> Result<ControlFlow<()>, TransportError> {
-        let is_manifest = frame.kind() == Ok(Some(FrameKind::Manifest));
-        match self.handle(frame).await {
-            Ok(None) => Ok(ControlFlow::Continue(())),
-            Ok(Some(reply)) => self.reply(reply).await.map(ControlFlow::Continue),
-            Err(reject) => {
-                self.reply(reject.to_frame()).await?;
-                Ok(if is_manifest { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        let kind = frame.kind();
+        let refusal = match self.handle(frame).await {
+            Ok(replies) => {
+                for reply in replies {
+                    self.reply(reply).await?;
+                }
+                return Ok(self.settle());
             }
+            Err(refusal) => refusal,
+        };
+        self.reply(refusal.to_frame()).await?;
+        // A sender whose manifest or question was refused has no use for the rest.
+        let is_last = match kind {
+            Ok(Some(FrameKind::Manifest)) => true,
+            Ok(Some(FrameKind::Text)) => self.answering.is_empty() && !self.transfer.id().is_empty(),
+            _ => false,
+        };
+        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Gives the place of a context back that is whole, since it is kept elsewhere; breaks where one has failed.
+    fn settle(&mut self) -> ControlFlow<()> {
+        let Given::Slabs(incoming, _) = &self.context else { return ControlFlow::Continue(()) };
+        match incoming.try_lock().ok().and_then(|incoming| incoming.whole()) {
+            Some(Ok(_)) => {
+                self.place = None;
+                ControlFlow::Continue(())
+            }
+            Some(Err(_)) if self.answering.is_empty() => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
         }
     }
 
@@ -225,17 +257,21 @@ impl Lane {
         self.transfer.send(frame, &EncodeOptions::default()).await
     }
 
-    /// The reply to a frame; a question's comes when it is answered.
-    async fn handle(&mut self, frame: Frame) -> Result<Option<Frame>, Reject> {
+    /// The replies to a frame; a question's comes when it is answered.
+    async fn handle(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
         if frame.metadata.session_id != self.session.id {
             return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
+        }
+        let named = frame.metadata.extra.get(ext::TRANSFER).map_or("", String::as_str);
+        if named != self.transfer.id() {
+            return Err(Reject::new(ErrorCode::UnexpectedFrame, "the frame is of another transfer"));
         }
         let kind = frame.kind().map_err(|e| Reject::new(e.code(), e.to_string()))?;
         match kind {
             Some(FrameKind::Text) if frame.metadata.mode == Mode::Json => {
-                self.question(&frame).map(|()| None)
+                self.question_in_turn(frame).map(|()| Vec::new())
             }
-            Some(FrameKind::Manifest) => self.manifest(frame).await.map(Some),
+            Some(FrameKind::Manifest) => self.manifest(frame).await.map(|reply| vec![reply]),
             Some(FrameKind::Slab)
                 if frame.metadata.payload_type == PayloadType::KvCache && !self.transfer.id().is_empty() =>
             {
@@ -248,25 +284,27 @@ impl Lane {
     }
 
     /// A frame whose payload was damaged or too large. Of a context in slabs it is asked for again; for a context in one
-    /// frame the question that builds on it is refused; a question is refused at once.
-    async fn damaged(&mut self, error: TransportError) -> Result<(), TransportError> {
+    /// frame the question that builds on it is refused; anything else is refused at once.
+    async fn damaged(&mut self, error: TransportError) -> Result<ControlFlow<()>, TransportError> {
         let reject = Reject::new(error.code(), error.to_string());
-        let lost = match &self.context {
-            Given::Slabs(incoming) => Some(lock(incoming).lost()),
-            _ => None,
-        };
-        let reply = match lost {
-            Some(Ok(ack)) => ack.map(|ack| self.acknowledge(&ack)),
-            Some(Err(reject)) => Some(reject.to_frame()),
-            None if matches!(self.context, Given::Nothing) && !self.transfer.id().is_empty() => {
-                self.context = Given::Whole(Err(reject));
-                None
+        let is_slab = matches!(error.lost_kind(), Some(FrameKind::Slab) | None);
+        match &mut self.context {
+            Given::Slabs(incoming, round) if is_slab => {
+                let answer = lock(incoming).lost(round);
+                for reply in self.replies(answer) {
+                    self.reply(reply).await?;
+                }
+                Ok(self.settle())
             }
-            None => Some(reject.to_frame()),
-        };
-        match reply {
-            Some(reply) => self.reply(reply).await,
-            None => Ok(()),
+            Given::Nothing if is_slab && !self.transfer.id().is_empty() => {
+                self.context = Given::Whole(Err(reject));
+                Ok(ControlFlow::Continue(()))
+            }
+            _ => {
+                self.reply(reject.to_frame()).await?;
+                let is_manifest = error.lost_kind() == Some(FrameKind::Manifest);
+                Ok(if is_manifest { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            }
         }
     }
 
@@ -279,23 +317,38 @@ impl Lane {
                 ContextSink::begin(&frame.metadata, &manifest.kv, &shared.agent, shared.options.policy)
             })
         });
-        let (incoming, ack) = begun.await??;
-        self.context = Given::Slabs(incoming);
+        let (incoming, ack, round) = begun.await??;
+        self.context = Given::Slabs(incoming, round);
+        let _ = self.settle();
         Ok(self.acknowledge(&ack))
     }
 
-    async fn slab(&mut self, frame: Frame) -> Result<Option<Frame>, Reject> {
-        if let Given::Slabs(incoming) = &self.context {
-            let incoming = Arc::clone(incoming);
-            let ack = blocking(move || lock(&incoming).slab(&frame)).await??;
-            return Ok(ack.map(|ack| self.acknowledge(&ack)));
+    async fn slab(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
+        if let Given::Slabs(incoming, round) = &mut self.context {
+            let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
+            let taken = blocking(move || {
+                let answer = lock(&incoming).slab(&frame, &mut ours);
+                (answer, ours)
+            });
+            let (answer, ours) = taken.await?;
+            *round = ours;
+            return Ok(self.replies(answer));
         }
         // The question will hear what is wrong with it.
         self.context = Given::Whole(match self.take_place() {
             Ok(()) => import(Arc::clone(&self.session.shared), frame).await,
             Err(reject) => Err(reject),
         });
-        Ok(None)
+        if matches!(self.context, Given::Whole(Err(_))) {
+            self.place = None;
+        }
+        Ok(Vec::new())
+    }
+
+    fn replies(&self, answer: Answer) -> Vec<Frame> {
+        let Answer { refusal, ack } = answer;
+        let ack = ack.map(|ack| self.acknowledge(&ack));
+        refusal.map(|reject| reject.to_frame()).into_iter().chain(ack).collect()
     }
 
     fn take_place(&mut self) -> Result<(), Reject> {
@@ -322,6 +375,18 @@ impl Lane {
         }
     }
 
+    /// Begins to answer a question, or has it wait for those before.
+    fn question_in_turn(&mut self, frame: Frame) -> Result<(), Reject> {
+        if self.answering.is_empty() {
+            return self.question(&frame);
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(Reject::new(ErrorCode::Busy, format!("{MAX_WAITING} questions wait already")));
+        }
+        self.waiting.push_back(frame);
+        Ok(())
+    }
+
     /// Begins to answer a question.
     fn question(&mut self, frame: &Frame) -> Result<(), Reject> {
         let message = TextMessage::from_json(&frame.payload)
@@ -340,8 +405,8 @@ impl Lane {
         match std::mem::replace(&mut self.context, Given::Nothing) {
             Given::Nothing => Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer")),
             Given::Whole(context) => context.map(Behind::Context),
-            Given::Slabs(incoming) => {
-                self.context = Given::Slabs(Arc::clone(&incoming));
+            Given::Slabs(incoming, round) => {
+                self.context = Given::Slabs(Arc::clone(&incoming), round);
                 Ok(Behind::Slabs(incoming))
             }
         }
@@ -354,15 +419,23 @@ async fn answer(
     behind: Behind,
     request: GenerateRequest,
 ) -> Result<Frame, Reject> {
-    let _counted = Counted::new(&session);
     let shared = &session.shared;
     let options = request.options(shared.options.max_tokens);
-    let _turn = shared.generations.acquire().await.map_err(|_| internal())?;
+    let turn = turn(shared, &behind).await?;
+    let _counted = Counted::new(&session);
     let cancel = Cancel(Arc::new(AtomicBool::new(false)));
-    let stop = Stop { dropped: Arc::clone(&cancel.0), gone: Arc::clone(&session.gone) };
+    let stop = Stop {
+        dropped: Arc::clone(&cancel.0),
+        gone: Arc::clone(&session.gone),
+        patience: shared.options.transport.limits.frame_timeout,
+    };
     let backend: Arc<dyn Backend> = Arc::clone(shared.agent.backend());
     let prompt = Prompt::User(prompt);
-    let run = blocking(move || write(backend.as_ref(), &prompt, behind, &options, &stop));
+    let run = blocking(move || {
+        // Held by the thread: it computes on for a moment when nobody waits any more.
+        let _turn = turn;
+        write(backend.as_ref(), &prompt, behind, &options, &stop)
+    });
     let (generation, verification) = run.await??;
     (shared.on_served)(&Served {
         peer: session.peer_name.clone(),
@@ -371,6 +444,23 @@ async fn answer(
         answer_tokens: generation.tokens.len(),
     });
     Ok(answer_frame(&session.id, shared.agent.name(), generation, verification))
+}
+
+/// Waits for a turn to compute. A question whose context is arriving has one of its own kind, so that a sender that
+/// dawdles holds up such questions alone; where those are taken it waits for its context.
+async fn turn(shared: &Shared, behind: &Behind) -> Result<OwnedSemaphorePermit, Reject> {
+    if let Behind::Slabs(incoming) = behind {
+        let is_whole = || lock(incoming).whole().is_some();
+        if !is_whole() {
+            if let Ok(turn) = Arc::clone(&shared.following).try_acquire_owned() {
+                return Ok(turn);
+            }
+            while !is_whole() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+    Arc::clone(&shared.generations).acquire_owned().await.map_err(|_| internal())
 }
 
 /// Generates behind a context, which may still be arriving.
@@ -400,11 +490,12 @@ fn write(
                 Ok(context) => Some(context),
                 Err(arriving) => {
                     let verification = arriving.verification();
-                    let written = arriving.generate(backend, prompt, options, on_event, || stop.is_set());
-                    let generation = written.map_err(refused(true))?;
+                    let written = arriving.generate(backend, prompt, options, on_event, stop);
                     // What was computed with counts only if the whole was what its sender meant.
-                    lock(&incoming).whole().ok_or_else(internal)??;
-                    return Ok((generation, Some(verification)));
+                    let whole = lock(&incoming).whole();
+                    let missing = || Reject::new(ErrorCode::SlabsMissing, "the context stopped arriving");
+                    whole.ok_or_else(missing)??;
+                    return Ok((written.map_err(refused(true))?, Some(verification)));
                 }
             }
         }
@@ -445,13 +536,15 @@ impl Drop for Cancel {
 }
 
 /// When a generation is of no use to anybody.
-struct Stop {
+pub(crate) struct Stop {
     dropped: Arc<AtomicBool>,
     gone: Arc<AtomicBool>,
+    /// How long it waits for the next slab.
+    pub(crate) patience: Duration,
 }
 
 impl Stop {
-    fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.dropped.load(Ordering::Relaxed) || self.gone.load(Ordering::Relaxed)
     }
 

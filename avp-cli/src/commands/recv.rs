@@ -41,10 +41,9 @@ pub(crate) async fn run(args: RecvArgs, json: bool) -> Result<()> {
     Ok(receiver.run(stop).await?)
 }
 
-/// Shows what comes; ready after the first context where `one` is wanted, and its sender has heard so.
+/// Shows what comes; where `one` is wanted, ready when it is there and its sender has heard so.
 async fn report(mut heard: UnboundedReceiver<ReceiveEvent>, one: bool, json: bool) {
     let bar = Bar::default();
-    let mut received = false;
     while let Some(event) = heard.recv().await {
         match event {
             ReceiveEvent::Progress { slabs, of, bytes } => {
@@ -52,7 +51,6 @@ async fn report(mut heard: UnboundedReceiver<ReceiveEvent>, one: bool, json: boo
             }
             ReceiveEvent::Received { path, from } => {
                 bar.clear();
-                received = true;
                 let (path, from) = (path.display().to_string(), output::printable(&from));
                 let told = match json {
                     true => output::object(&json!({ "received": path, "from": from })),
@@ -62,7 +60,7 @@ async fn report(mut heard: UnboundedReceiver<ReceiveEvent>, one: bool, json: boo
                     return;
                 }
             }
-            ReceiveEvent::Left if one && received => return,
+            ReceiveEvent::Left { delivered: true } if one => return,
             _ => {}
         }
     }

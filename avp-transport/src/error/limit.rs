@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use avp_wire::ErrorCode;
+use avp_wire::ext::FrameKind;
 
 /// A deadline or budget was exceeded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,8 @@ pub enum LimitExceeded {
     Unpacked {
         /// Who sent it.
         peer: String,
+        /// What it was, where its head says so.
+        kind: Option<FrameKind>,
         /// Which limit.
         source: avp_wire::DecodeError,
     },

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use avp_wire::ErrorCode;
+use avp_wire::ext::FrameKind;
 
 use crate::auth::Unauthorized;
 use crate::http::HttpRefusal;
@@ -69,6 +70,16 @@ impl TransportError {
             Self::Usage(UsageError::Encode(source)) => source.code(),
             Self::Usage(_) => ErrorCode::InvalidArgument,
             Self::Io(_) => ErrorCode::Io,
+        }
+    }
+
+    /// What the frame was that this error cost, where it cost one and its head says so.
+    #[must_use]
+    pub fn lost_kind(&self) -> Option<FrameKind> {
+        match self {
+            Self::Peer(PeerFault::DamagedFrame { kind, .. })
+            | Self::Limit(LimitExceeded::Unpacked { kind, .. }) => *kind,
+            _ => None,
         }
     }
 
@@ -133,6 +144,8 @@ pub enum PeerFault {
     DamagedFrame {
         /// Who sent it.
         peer: String,
+        /// What it was, where its head says so.
+        kind: Option<FrameKind>,
         /// What is wrong with it.
         source: avp_wire::DecodeError,
     },

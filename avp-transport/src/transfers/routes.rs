@@ -119,6 +119,10 @@ impl Routes {
         self.open.contains_key(id)
     }
 
+    pub(super) fn has_ended(&self, id: &str) -> bool {
+        self.ended.contains(id)
+    }
+
     pub(super) fn next_begun(&mut self) -> Option<Begun> {
         self.begun.pop_front()
     }

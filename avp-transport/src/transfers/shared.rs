@@ -159,6 +159,16 @@ impl Shared {
         let id = head.metadata.extra.get(ext::TRANSFER).cloned().unwrap_or_default();
         let lane = self.board.routes().lane(&id);
         let Some(lane) = lane else {
+            // What was on its way when this side ended the transfer is nobody's fault.
+            if self.board.routes().has_ended(&id) {
+                return match inbox.receiver.payload().await {
+                    Err(error) if !error.is_recoverable() => Err(self.failed(error)),
+                    Err(TransportError::Limit(LimitExceeded::Memory { .. })) => {
+                        inbox.receiver.refuse().await.map_err(|error| self.failed(error))
+                    }
+                    _ => Ok(()),
+                };
+            }
             return inbox.receiver.refuse().await.map_err(|error| self.failed(error));
         };
         self.board.news.notify_waiters();

@@ -4,13 +4,27 @@ use super::{Ack, Manifest, Reassembly, Received, SlabError, TransferId};
 use crate::frame::Frame;
 use crate::limits::Limits;
 
-/// A [`Reassembly`] and how many slabs of the last ack are still on their way. It outlives the connection: a sender
-/// that comes back with the same manifest goes on where the last one ended.
+/// A [`Reassembly`] that says what it lacks. It outlives the connection: a sender that comes back with the same manifest
+/// goes on where the last one ended.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     reassembly: Reassembly,
-    /// Slab frames that the last ack asked for and that have not come, right or wrong.
+}
+
+/// What one connection was asked for, and what of it is still on its way. Each connection of a transfer has its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Slab frames that have not come, right or wrong.
     awaited: u32,
+    /// The ack that nothing is missing was given.
+    is_over: bool,
+}
+
+impl Round {
+    /// Counts a slab frame that came.
+    pub fn count(&mut self) {
+        self.awaited = self.awaited.saturating_sub(1);
+    }
 }
 
 impl Delivery {
@@ -19,7 +33,7 @@ impl Delivery {
     /// # Errors
     /// As [`Reassembly::new`].
     pub fn new(manifest: Manifest, transfer: TransferId, limits: &Limits) -> Result<Self, SlabError> {
-        Ok(Self { reassembly: Reassembly::new(manifest, transfer, limits)?, awaited: 0 })
+        Ok(Self { reassembly: Reassembly::new(manifest, transfer, limits)? })
     }
 
     /// What has come.
@@ -32,11 +46,13 @@ impl Delivery {
     ///
     /// # Errors
     /// `OtherManifest` if it says something else; `TransferDigestMismatch` as [`Reassembly::finish`].
-    pub fn begin(&mut self, manifest: &Manifest) -> Result<Ack, SlabError> {
+    pub fn begin(&self, manifest: &Manifest) -> Result<(Ack, Round), SlabError> {
         if manifest != self.reassembly.manifest() {
             return Err(SlabError::OtherManifest);
         }
-        self.ask()
+        let mut round = Round::default();
+        let ack = self.ask(&mut round)?;
+        Ok((ack, round))
     }
 
     /// Takes a slab. An error leaves what has come as it was.
@@ -44,29 +60,24 @@ impl Delivery {
     /// # Errors
     /// As [`Reassembly::insert`].
     pub fn insert(&mut self, frame: &Frame) -> Result<Received, SlabError> {
-        self.lost();
         self.reassembly.insert(frame)
     }
 
-    /// Counts a slab frame that came and could not be read.
-    pub fn lost(&mut self) {
-        self.awaited = self.awaited.saturating_sub(1);
-    }
-
-    /// What to answer now: nothing while slabs of the last ack are on their way, then what is missing.
+    /// What to answer now: nothing while slabs of the round are on their way, then what is missing, and once that
+    /// nothing is.
     ///
     /// # Errors
     /// `TransferDigestMismatch`: all slabs are there, and are not those that the manifest speaks of.
-    pub fn answer(&mut self) -> Result<Option<Ack>, SlabError> {
-        if self.awaited > 0 && !self.reassembly.is_complete() {
+    pub fn answer(&self, round: &mut Round) -> Result<Option<Ack>, SlabError> {
+        if round.is_over || round.awaited > 0 && !self.reassembly.is_complete() {
             return Ok(None);
         }
-        self.ask().map(Some)
+        self.ask(round).map(Some)
     }
 
-    fn ask(&mut self) -> Result<Ack, SlabError> {
+    fn ask(&self, round: &mut Round) -> Result<Ack, SlabError> {
         let ack = Ack::of(&self.reassembly);
-        self.awaited = ack.missing();
+        *round = Round { awaited: ack.missing(), is_over: ack.is_complete() };
         if ack.is_complete() {
             self.reassembly.finish()?;
         }
@@ -103,17 +114,22 @@ mod tests {
     fn a_lost_slab_is_asked_for_again_once_the_others_have_come() {
         let (manifest, id, frames) = transfer();
         let mut delivery = Delivery::new(manifest, id, &Limits::default()).unwrap();
-        assert_eq!(delivery.begin(&manifest).unwrap().gaps, [0..4]);
+        let (ack, mut round) = delivery.begin(&manifest).unwrap();
+        assert_eq!(ack.gaps, [0..4]);
         for frame in &frames[..2] {
+            round.count();
             delivery.insert(frame).unwrap();
-            assert_eq!(delivery.answer(), Ok(None));
+            assert_eq!(delivery.answer(&mut round), Ok(None));
         }
-        delivery.lost();
-        assert_eq!(delivery.answer(), Ok(None));
+        round.count();
+        assert_eq!(delivery.answer(&mut round), Ok(None));
+        round.count();
         delivery.insert(&frames[3]).unwrap();
-        assert_eq!(delivery.answer().unwrap().unwrap().gaps, [2..3]);
+        assert_eq!(delivery.answer(&mut round).unwrap().unwrap().gaps, [2..3]);
+        round.count();
         delivery.insert(&frames[2]).unwrap();
-        assert!(delivery.answer().unwrap().unwrap().is_complete());
+        assert!(delivery.answer(&mut round).unwrap().unwrap().is_complete());
+        assert_eq!(delivery.answer(&mut round), Ok(None), "said once");
     }
 
     // spec: slabs 8.5, slabs 8.6
@@ -121,16 +137,23 @@ mod tests {
     fn a_sender_that_comes_back_is_asked_for_what_is_missing_only() {
         let (manifest, id, frames) = transfer();
         let mut delivery = Delivery::new(manifest, id, &Limits::default()).unwrap();
-        delivery.begin(&manifest).unwrap();
+        let (_, mut first) = delivery.begin(&manifest).unwrap();
+        first.count();
         delivery.insert(&frames[0]).unwrap();
-        assert_eq!(delivery.begin(&manifest).unwrap().gaps, [1..4]);
+        let (ack, mut second) = delivery.begin(&manifest).unwrap();
+        assert_eq!(ack.gaps, [1..4]);
         let other = Manifest { digest: Some([0; 32]), ..manifest };
         assert_eq!(delivery.begin(&other), Err(SlabError::OtherManifest));
+        // What the broken connection still brings is no part of the new one's round.
+        first.count();
+        delivery.insert(&frames[1]).unwrap();
+        assert_eq!((delivery.answer(&mut first), delivery.answer(&mut second)), (Ok(None), Ok(None)));
         for frame in &frames {
+            second.count();
             delivery.insert(frame).unwrap();
         }
-        assert!(delivery.answer().unwrap().unwrap().is_complete());
-        assert!(delivery.begin(&manifest).unwrap().is_complete(), "delivered twice");
+        assert!(delivery.answer(&mut second).unwrap().unwrap().is_complete());
+        assert!(delivery.begin(&manifest).unwrap().0.is_complete(), "delivered twice");
     }
 
     // spec: slabs 4.3
@@ -139,10 +162,10 @@ mod tests {
         let (manifest, id, frames) = transfer();
         let manifest = Manifest { digest: Some([7; 32]), ..manifest };
         let mut delivery = Delivery::new(manifest, id, &Limits::default()).unwrap();
-        delivery.begin(&manifest).unwrap();
+        let (_, mut round) = delivery.begin(&manifest).unwrap();
         for frame in &frames {
             delivery.insert(frame).unwrap();
         }
-        assert_eq!(delivery.answer(), Err(SlabError::TransferDigestMismatch));
+        assert_eq!(delivery.answer(&mut round), Err(SlabError::TransferDigestMismatch));
     }
 }

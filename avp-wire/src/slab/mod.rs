@@ -47,7 +47,7 @@ mod transfer_id;
 
 pub use crate::ext::SlabId;
 pub use ack::Ack;
-pub use delivery::Delivery;
+pub use delivery::{Delivery, Round};
 pub use error::SlabError;
 pub use manifest::Manifest;
 pub use reassembly::{Reassembly, Received, Slab, transfer_digest};

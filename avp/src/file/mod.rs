@@ -19,7 +19,7 @@ use crate::outgoing::SourceError;
 
 pub use inspect::{Inspection, inspect};
 pub use read::{load_context, open_context, read_frame};
-pub(crate) use sink::{FileSink, refusal as sink_refusal};
+pub(crate) use sink::FileSink;
 pub use write::save_context;
 
 /// Why a context file could not be written or read.

@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use avp_handshake::Reject;
-use avp_wire::slab::{Manifest, Slab, TransferId};
+use avp_wire::slab::{Manifest, Slab};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, KvHeader, Metadata, Mode, PayloadType, ext};
 use tempfile::NamedTempFile;
 
 use super::FileError;
 use super::write::{FRAME_MOST, SLAB_ENCODING, beside, manifest_frame, persist, put};
-use crate::incoming::SlabSink;
+use crate::incoming::{Key, SlabSink};
 
 /// What is copied at a time when the file is put in order.
 const COPY: usize = 1 << 20;
@@ -21,7 +22,15 @@ pub(crate) struct FileSink {
     target: PathBuf,
     metadata: Metadata,
     manifest: Manifest,
-    transfer: TransferId,
+    key: Key,
+    /// Where one transfer is wanted: which was whole first.
+    only: Option<Arc<OnceLock<Key>>>,
+    /// Made with the first slab: a manifest alone costs no file.
+    partial: Option<Partial>,
+    frame_most: u64,
+}
+
+struct Partial {
     file: NamedTempFile,
     layout: Layout,
 }
@@ -34,48 +43,64 @@ enum Layout {
 }
 
 impl FileSink {
-    /// Begins a file that will be `target`.
-    pub(crate) fn begin(
+    /// What will be `target`.
+    pub(crate) fn new(
         target: PathBuf,
         described: &Metadata,
         manifest: &Manifest,
-        transfer: &TransferId,
-    ) -> Result<Self, FileError> {
-        Self::begin_with(target, described, manifest, transfer, FRAME_MOST)
-    }
-
-    pub(super) fn begin_with(
-        target: PathBuf,
-        described: &Metadata,
-        manifest: &Manifest,
-        transfer: &TransferId,
-        frame_most: u64,
-    ) -> Result<Self, FileError> {
+        key: Key,
+        only: Option<Arc<OnceLock<Key>>>,
+    ) -> Self {
         let mut metadata = described.clone();
-        metadata.extra.retain(|key, _| ![ext::KIND, ext::TRANSFER, ext::PAD].contains(&key.as_str()));
+        // What a model read never comes with a context.
+        let not_kept = [ext::KIND, ext::TRANSFER, ext::PAD, ext::TEXT];
+        metadata.extra.retain(|key, _| !not_kept.contains(&key.as_str()));
         metadata.session_id.clear();
         metadata.payload_checksum = None;
-        let mut file = beside(&target)?;
-        let fits = manifest.kv.payload_len().is_ok_and(|len| len as u64 <= frame_most);
-        let layout = if fits {
-            file.write_all(&manifest.kv.encode()).map_err(FileError::io(&target))?;
-            Layout::Whole
-        } else {
-            let frame = manifest_frame(manifest, metadata.clone(), transfer);
-            let frame = frame.encode(&EncodeOptions::default()).map_err(FileError::encode(&target))?;
-            put(&mut file, &frame, &target)?;
-            Layout::Slabs(Vec::new())
+        Self { target, metadata, manifest: *manifest, key, only, partial: None, frame_most: FRAME_MOST }
+    }
+
+    /// The refusal of a context where another one was wanted and came.
+    pub(crate) fn taken() -> Reject {
+        Reject::new(ErrorCode::Busy, "one context is received here, and it has come from elsewhere")
+    }
+
+    /// In slabs beyond `frame_most` bytes.
+    #[cfg(test)]
+    pub(super) fn in_slabs_beyond(self, frame_most: u64) -> Self {
+        Self { frame_most, ..self }
+    }
+
+    fn partial(&mut self) -> Result<&mut Partial, FileError> {
+        let begun = match self.partial.take() {
+            Some(begun) => begun,
+            None => self.begin()?,
         };
-        Ok(Self { target, metadata, manifest: *manifest, transfer: transfer.clone(), file, layout })
+        Ok(self.partial.insert(begun))
+    }
+
+    fn begin(&self) -> Result<Partial, FileError> {
+        let Self { target, manifest, .. } = self;
+        let mut file = beside(target)?;
+        if manifest.kv.payload_len().is_ok_and(|len| len as u64 <= self.frame_most) {
+            file.write_all(&manifest.kv.encode()).map_err(FileError::io(target))?;
+            return Ok(Partial { file, layout: Layout::Whole });
+        }
+        let frame = manifest_frame(manifest, self.metadata.clone(), &self.key.1);
+        let frame = frame.encode(&EncodeOptions::default()).map_err(FileError::encode(target))?;
+        put(&mut file, &frame, target)?;
+        Ok(Partial { file, layout: Layout::Slabs(Vec::new()) })
     }
 
     fn take(&mut self, slab: &Slab) -> Result<(), FileError> {
-        let io = FileError::io(&self.target);
-        let file = self.file.as_file_mut();
-        match &mut self.layout {
+        let (target, manifest, transfer) = (self.target.clone(), self.manifest, self.key.1.clone());
+        let io = FileError::io(&target);
+        let Partial { file, layout } = self.partial()?;
+        let file = file.as_file_mut();
+        match layout {
             Layout::Whole => {
                 let bytes = slab.kv.as_bytes();
-                let placed = self.manifest.runs(&slab.id).try_for_each(|(whole, part)| {
+                let placed = manifest.runs(&slab.id).try_for_each(|(whole, part)| {
                     file.seek(SeekFrom::Start(whole.start as u64))?;
                     file.write_all(bytes.get(part).unwrap_or_default())
                 });
@@ -84,18 +109,20 @@ impl FileSink {
             Layout::Slabs(frames) => {
                 let start = file.seek(SeekFrom::End(0)).map_err(io)?;
                 let payload = slab.kv.as_bytes().clone();
-                let frame = self.manifest.slab_frame(Metadata::default(), &self.transfer, &slab.id, payload);
-                let frame = frame.map_err(FileError::slabs(&self.target))?.encode(&SLAB_ENCODING);
-                let frame = frame.map_err(FileError::encode(&self.target))?;
-                let len = put(file, &frame, &self.target)?;
+                let frame = manifest.slab_frame(Metadata::default(), &transfer, &slab.id, payload);
+                let frame = frame.map_err(FileError::slabs(&target))?.encode(&SLAB_ENCODING);
+                let frame = frame.map_err(FileError::encode(&target))?;
+                let len = put(file, &frame, &target)?;
                 frames.push((start, len, slab.index));
                 Ok(())
             }
         }
     }
 
-    fn end(self) -> Result<PathBuf, FileError> {
-        let Self { target, metadata, manifest, transfer, file, layout } = self;
+    fn end(mut self) -> Result<PathBuf, FileError> {
+        self.partial()?;
+        let Self { target, metadata, manifest, key: (_, transfer), partial, .. } = self;
+        let Some(Partial { file, layout }) = partial else { return Ok(target) };
         match layout {
             Layout::Whole => frame_of(file.reopen(), &target, metadata, &manifest.kv)?,
             Layout::Slabs(frames) if frames.is_sorted_by_key(|frame| frame.2) => persist(file, &target)?,
@@ -160,12 +187,17 @@ impl SlabSink for FileSink {
     }
 
     fn finish(self) -> Result<PathBuf, Reject> {
+        if let Some(only) = &self.only
+            && *only.get_or_init(|| self.key.clone()) != self.key
+        {
+            return Err(Self::taken());
+        }
         self.end().map_err(|error| refusal(&error))
     }
 }
 
 /// The sender hears that it failed, not where files lie here.
-pub(crate) fn refusal(error: &FileError) -> Reject {
+fn refusal(error: &FileError) -> Reject {
     tracing::error!(%error, "a context could not be written");
     Reject::new(ErrorCode::Io, "the receiver could not write the context; see its log")
 }

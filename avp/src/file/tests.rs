@@ -37,17 +37,15 @@ fn load(path: &Path) -> Result<Context, FileError> {
     load_context(path, &model(), VerificationPolicy::Allow, &pool())
 }
 
+fn sink(target: std::path::PathBuf, outgoing: &OutgoingContext) -> FileSink {
+    let key = (None, outgoing.transfer().clone());
+    FileSink::new(target, outgoing.metadata(), outgoing.manifest(), key, None).in_slabs_beyond(0)
+}
+
 /// Writes the context in slabs of a few tokens, as one of 4 GiB would be.
 fn in_slabs(path: &Path, context: &Context) -> OutgoingContext {
     let outgoing = OutgoingContext::of_context(context).unwrap().with_slab_len(512);
-    let mut sink = FileSink::begin_with(
-        path.to_owned(),
-        outgoing.metadata(),
-        outgoing.manifest(),
-        outgoing.transfer(),
-        0,
-    )
-    .unwrap();
+    let mut sink = sink(path.to_owned(), &outgoing);
     for slab in slabs(&outgoing) {
         sink.insert(&slab).unwrap();
     }
@@ -90,14 +88,7 @@ fn slabs_that_came_in_another_order_are_put_in_order() {
     let context = thought();
     let (straight, shuffled) = (folder.path().join("a.avp"), folder.path().join("b.avp"));
     let outgoing = in_slabs(&straight, &context);
-    let mut sink = FileSink::begin_with(
-        shuffled.clone(),
-        outgoing.metadata(),
-        outgoing.manifest(),
-        outgoing.transfer(),
-        0,
-    )
-    .unwrap();
+    let mut sink = sink(shuffled.clone(), &outgoing);
     for slab in slabs(&outgoing).iter().rev() {
         sink.insert(slab).unwrap();
     }
