@@ -299,6 +299,132 @@ async fn a_peer_that_leaves_in_the_middle_frees_the_place_of_its_question() {
     assert_eq!(answer.tokens.len(), 6);
 }
 
+#[tokio::test]
+async fn questions_whose_contexts_never_come_hold_up_nobody_and_end() {
+    let mut options = ServeOptions::default();
+    options.max_generations = 1;
+    options.transport.limits.frame_timeout = Duration::from_secs(1);
+    let (url, _stop) = start("avp+mem:dawdler", options).await;
+    let context = thought().await;
+    let mut raw = Raw::connect(&url).await;
+    for _ in 0..3 {
+        let outgoing = outgoing(&context);
+        say(&mut raw, &frames(&outgoing, &context).0).await;
+        ack(&mut raw, &outgoing).await;
+        let asked = question("question", Some(outgoing.transfer().as_str()), json!({}));
+        raw.send(asked, "text", &EncodeOptions::default()).await;
+    }
+    let ask = Ask { prompt: "question".into(), options: greedy(), ..Default::default() };
+    timeout(LONG, connect(&url).await.ask(&ask)).await.unwrap().unwrap();
+    let refusal = timeout(LONG, raw.receive()).await.unwrap();
+    assert_eq!(Reject::from_frame(&refusal).unwrap().code, Some(ErrorCode::SlabsMissing));
+}
+
+// spec: exchange 5.3
+#[tokio::test]
+async fn two_questions_before_the_slabs_are_both_answered() {
+    let (url, _stop) = start("avp+mem:two-early", ServeOptions::default()).await;
+    let context = thought().await;
+    let outgoing = outgoing(&context);
+    let (manifest, slabs) = frames(&outgoing, &context);
+    let mut raw = Raw::connect(&url).await;
+    say(&mut raw, &manifest).await;
+    ack(&mut raw, &outgoing).await;
+    for tokens in [2, 3] {
+        let generate = json!({ "max_tokens": tokens, "temperature": 0 });
+        let asked = question("question", Some(outgoing.transfer().as_str()), generate);
+        raw.send(asked, "text", &EncodeOptions::default()).await;
+    }
+    for slab in &slabs {
+        say(&mut raw, slab).await;
+    }
+    assert!(ack(&mut raw, &outgoing).await.is_complete());
+    for tokens in [2, 3] {
+        let answer = timeout(LONG, raw.receive()).await.unwrap();
+        let message = TextMessage::from_json(&answer.payload).unwrap();
+        assert_eq!(message.extra["answer"]["tokens"].as_array().map(Vec::len), Some(tokens));
+    }
+}
+
+// spec: exchange 1.5
+#[tokio::test]
+async fn a_damaged_manifest_is_refused_at_once() {
+    let (url, _stop) = start("avp+mem:damaged-manifest", ServeOptions::default()).await;
+    let context = thought().await;
+    let outgoing = outgoing(&context);
+    let mut raw = Raw::connect(&url).await;
+    let manifest = addressed(&raw, &frames(&outgoing, &context).0);
+    let mut encoded = manifest.encode(&EncodeOptions::default()).unwrap();
+    let mut bytes = encoded.payload.to_vec();
+    bytes[0] ^= 1;
+    encoded.payload = bytes.into();
+    raw.connection.send(encoded).await.unwrap();
+    let refusal = timeout(LONG, raw.receive()).await.unwrap();
+    assert_eq!(Reject::from_frame(&refusal).unwrap().code, Some(ErrorCode::ChecksumMismatch));
+}
+
+#[tokio::test]
+async fn refused_contexts_leave_their_places_to_others() {
+    let mut options = ServeOptions::default();
+    options.max_contexts = 1;
+    let (url, _stop) = start("avp+mem:places", options).await;
+    let context = thought().await;
+    let mut frame = context.to_frame(&avp::ContextStamp::default(), &BufferPool::new(0)).unwrap();
+    frame.metadata.hidden_dim = 9;
+    let mut peer = connect(&url).await;
+    for _ in 0..3 {
+        let other = Some(OutgoingContext::of_frame(&frame).unwrap());
+        let ask = Ask { prompt: "question".into(), context: other, ..Default::default() };
+        let error = timeout(LONG, peer.ask(&ask)).await.unwrap().unwrap_err();
+        assert!(matches!(error, AskError::Refused { code: Some(ErrorCode::KvModelMismatch), .. }), "{error}");
+    }
+    for _ in 0..3 {
+        timeout(LONG, peer.hand_over(&outgoing(&context), &|_| ())).await.unwrap().unwrap();
+    }
+    let ask = Ask {
+        prompt: "question".into(),
+        context: Some(outgoing(&context)),
+        options: greedy(),
+        ..Default::default()
+    };
+    assert_eq!(timeout(LONG, peer.ask(&ask)).await.unwrap().unwrap().tokens, alone(&context).await);
+}
+
+#[tokio::test]
+async fn contexts_beyond_the_bytes_that_are_kept_push_out_the_longest_unused() {
+    let context = thought().await;
+    let mut options = ServeOptions::default();
+    options.max_kept_bytes = outgoing(&context).kv_bytes() * 2;
+    let (url, _stop) = start("avp+mem:kept", options).await;
+    let all: Vec<_> = (0..3).map(|_| outgoing(&context)).collect();
+    for outgoing in &all {
+        let mut peer = connect(&url).await;
+        assert!(peer.hand_over(outgoing, &|_| ()).await.unwrap() > 0);
+        peer.close().await.unwrap();
+    }
+    // The last two are here still, the first had to make room.
+    for (outgoing, is_kept) in [(&all[2], true), (&all[1], true), (&all[0], false)] {
+        let mut peer = connect(&url).await;
+        assert_eq!(peer.hand_over(outgoing, &|_| ()).await.unwrap() == 0, is_kept);
+        peer.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_alone_claims_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("received.avp");
+    let (url, _stop, mut received) = receiver("claim", ReceiveInto::File(target.clone())).await;
+    let context = thought().await;
+    let mut raw = Raw::connect(&url).await;
+    let never = outgoing(&context);
+    say(&mut raw, &frames(&never, &context).0).await;
+    ack(&mut raw, &never).await;
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    connect(&url).await.hand_over(&outgoing(&context), &|_| ()).await.unwrap();
+    assert_eq!(path(&mut received).await, target);
+}
+
 /// Receives into `into` until the returned sender is dropped.
 async fn receiver(name: &str, into: ReceiveInto) -> (String, oneshot::Sender<()>, Received) {
     let (events, received) = tokio::sync::mpsc::unbounded_channel();
