@@ -17,7 +17,7 @@ use crate::url::TransportUrl;
 /// The connector for an address.
 ///
 /// # Errors
-/// [`Incompatible::Transport`] where this build does not carry the transport.
+/// [`Incompatible::Transport`](crate::Incompatible::Transport) where this build does not carry the transport.
 pub fn connector(url: &TransportUrl, options: &Options) -> Result<Box<dyn Connector>> {
     match url {
         TransportUrl::Memory { .. } => Ok(Box::new(MemoryConnector::new(options.clone()))),
