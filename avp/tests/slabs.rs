@@ -82,7 +82,7 @@ async fn ack(raw: &mut Raw, outgoing: &OutgoingContext) -> Ack {
         .unwrap_or_else(|error| panic!("{error}: {:?}", Reject::from_frame(&frame)))
 }
 
-// spec: exchange 3.1, slabs 8.1, slabs 8.4
+// spec: exchange 3.1, slabs 2.7, slabs 8.1, slabs 8.4
 #[tokio::test]
 async fn a_context_in_slabs_is_continued_as_by_its_maker() {
     let (url, _stop) = start("avp+mem:slabs", ServeOptions::default()).await;
@@ -109,7 +109,7 @@ async fn a_context_in_slabs_is_continued_as_by_its_maker() {
     peer.close().await.unwrap();
 }
 
-// spec: slabs 8.5, slabs 8.7
+// spec: slabs 6.2, slabs 8.5, slabs 8.7
 #[tokio::test]
 async fn a_transfer_whose_connection_broke_goes_on_with_what_is_missing() {
     let (url, _stop) = start("avp+mem:resume", ServeOptions::default()).await;
