@@ -5,13 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Deadline, IoFault, LimitExceeded, TransportError, UsageError};
 use crate::link::Result;
 use crate::options::Options;
 use crate::url::TransportUrl;
+
+/// Connections that wait to be accepted. Where that is full the system drops what comes, and honest clients try again
+/// after a second; the 128 of the standard library are soon full.
+const BACKLOG: u32 = 1024;
 
 /// Runs `opening` within the connect deadline.
 pub(crate) async fn in_time<T>(
@@ -69,12 +73,22 @@ pub(crate) async fn bind(host: &str, addresses: &[SocketAddr]) -> Result<(TcpLis
     let source = io::Error::from(io::ErrorKind::AddrNotAvailable);
     let mut last: TransportError = IoFault::Lookup { host: host.to_owned(), source }.into();
     for &address in addresses {
-        match TcpListener::bind(address).await.and_then(|l| l.local_addr().map(|taken| (l, taken))) {
+        match bind_one(address).and_then(|l| l.local_addr().map(|taken| (l, taken))) {
             Ok(bound) => return Ok(bound),
             Err(source) => last = bind_fault(address, source).into(),
         }
     }
     Err(last)
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port is free again at once, also while connections of an earlier listener linger. On Windows the option means
+    // something else.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Why an address cannot be listened at.

@@ -124,3 +124,29 @@ mod shm {
         avp_transport::conformance_tests!(super::Shm(super::ShmMode::Sealed));
     }
 }
+
+mod buffering_stream {
+    use avp_transport::{Peer, PeerAddress, connection_over};
+    use tokio::io::BufWriter;
+
+    use super::*;
+
+    /// A pipe that keeps what it is given until it is full or flushed, as TLS may.
+    struct Buffering;
+
+    impl Harness for Buffering {
+        fn pair(&self, client: Options, server: Options) -> BoxFuture<'_, (Connection, Connection)> {
+            Box::pin(async move {
+                let (left, right) = tokio::io::duplex(64 << 10);
+                let end = |io, options: &Options| {
+                    let (read, write) = tokio::io::split(io);
+                    let peer = Peer::at(PeerAddress::Memory("pipe".into()));
+                    connection_over(read, BufWriter::with_capacity(100_000, write), peer, options)
+                };
+                (end(left, &client), end(right, &server))
+            })
+        }
+    }
+
+    avp_transport::conformance_tests!(Buffering);
+}

@@ -171,3 +171,26 @@ async fn a_caller_that_takes_its_time_is_not_held_against_the_peer() {
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(victim.payload().await.unwrap().payload.len(), 20_000);
 }
+
+#[tokio::test]
+async fn a_flood_of_frames_leaves_other_tasks_their_turn() {
+    let (mut victim, mut attacker) = victim(&Options::default());
+    let metadata = Metadata { session_id: "flood".into(), ..Metadata::default() };
+    let tiny = Frame::new(metadata, vec![1; 8]).encode(&EncodeOptions::default()).unwrap().to_vec();
+    let many = (64 << 10) / tiny.len();
+    attacker.write_all(&tiny.repeat(many)).await.unwrap();
+    let turns = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = std::sync::Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    for _ in 0..many {
+        victim.recv().await.unwrap();
+    }
+    other.abort();
+    let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(turns >= many / 200, "{turns} turns while {many} frames were received");
+}

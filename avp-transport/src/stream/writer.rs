@@ -87,8 +87,11 @@ impl<W: AsyncWrite + Unpin + Send> StreamSender<W> {
         self.settle().await?;
         self.head = frame.head;
         self.payload = frame.payload;
+        let total = self.remaining();
         self.patience.reset();
-        self.write_out().await
+        self.write_out().await?;
+        // A stream such as TLS may have taken the last bytes without passing them on.
+        self.flush_io(total).await
     }
 
     async fn gather(&mut self, frame: EncodedFrame) -> Result<()> {
@@ -163,11 +166,15 @@ impl<W: AsyncWrite + Unpin + Send> StreamSender<W> {
         self.settle().await?;
         self.patience.reset();
         self.write_out().await?;
+        self.flush_io(0).await
+    }
+
+    async fn flush_io(&mut self, total: usize) -> Result<()> {
         let Self { io, patience, .. } = self;
         match patience.wait(io.flush()).await {
             Some(Ok(())) => Ok(()),
             Some(Err(source)) => Err(self.broken(source)),
-            None => Err(self.too_slow(0)),
+            None => Err(self.too_slow(total)),
         }
     }
 
