@@ -6,10 +6,10 @@ use std::path::Path;
 
 use avp_backend::ContextError;
 use avp_wire::slab::Manifest;
-use avp_wire::{BufferPool, DecodeError, Flags, FrameHead, KvHeader, Limits};
+use avp_wire::{BufferPool, DecodeError, Flags, FrameHead, KvHeader};
 
 use super::FileError;
-use super::read::read_head;
+use super::read::{file_limits, read_head};
 use super::slabs::{is_manifest, read_payload};
 
 /// What [`inspect`] finds without reading a payload.
@@ -32,7 +32,7 @@ pub struct Inspection {
 /// [`FileError`] if there is no valid head, or the file is shorter than it says.
 pub fn inspect(path: &Path) -> Result<Inspection, FileError> {
     let mut file = File::open(path).map_err(FileError::io(path))?;
-    let (head, rest) = read_head(&mut file, path, &Limits::default(), 0)?;
+    let (head, rest) = read_head(&mut file, path, &file_limits(), 0)?;
     let announced = u64::from(head.payload_len_on_wire());
     let file_len = head.header.frame_len() - announced + rest;
     if rest < announced {

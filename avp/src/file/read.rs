@@ -46,9 +46,7 @@ pub fn open_context(path: &Path, pool: &BufferPool) -> Result<OutgoingContext, F
 /// [`FileError`] if the file is not exactly one frame.
 pub fn read_frame(path: &Path, pool: &BufferPool) -> Result<Frame, FileError> {
     let mut file = File::open(path).map_err(FileError::io(path))?;
-    let mut limits = Limits::default();
-    // A file of one's own may be as large as a frame can be; the budget of a connection does not concern it.
-    limits.memory_budget = u64::from(u32::MAX);
+    let limits = file_limits();
     let (head, rest) = read_head(&mut file, path, &limits, 0)?;
     let announced = u64::from(head.payload_len_on_wire());
     if rest != announced {
@@ -67,6 +65,13 @@ pub fn read_frame(path: &Path, pool: &BufferPool) -> Result<Frame, FileError> {
     let mut buffer = pool.get_unfaulted(len, KvHeader::SIZE);
     file.read_exact(&mut buffer).map_err(FileError::io(path))?;
     head.into_frame(buffer.freeze(), &limits).map_err(FileError::decode(path))
+}
+
+/// A file of one's own may be as large as a frame can be; the budget of a connection does not concern it.
+pub(super) fn file_limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.memory_budget = u64::from(u32::MAX);
+    limits
 }
 
 /// The head at `at`, where `file` stands, and how many bytes follow it.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use avp_backend::{Backend, Context, ContextImport, VerificationPolicy};
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::slab::{Manifest, Reassembly, Received, SlabError, SlabId, TransferId};
-use avp_wire::{BufferPool, Bytes, DecodeError, Frame, FrameHead, KvHeader, Limits, Metadata};
+use avp_wire::{BufferPool, Bytes, DecodeError, Frame, FrameHead, KvHeader, Metadata};
 
 use super::FileError;
-use super::read::read_head;
+use super::read::{file_limits, read_head};
 use crate::outgoing::{OutgoingContext, SlabSource, SourceError};
 
 /// A file in slabs whose heads were read.
@@ -29,7 +29,7 @@ impl SlabFile {
     /// Reads the heads of the file; `None` if it does not begin with a manifest.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, FileError> {
         let mut file = File::open(path).map_err(FileError::io(path))?;
-        let limits = Limits::default();
+        let limits = file_limits();
         let (head, rest) = read_head(&mut file, path, &limits, 0)?;
         if !is_manifest(&head) {
             return Ok(None);
@@ -74,7 +74,7 @@ impl SlabFile {
     ) -> Result<Context, FileError> {
         let import = ContextImport::begin(&self.metadata, &self.manifest.kv, backend, policy);
         let mut import = import.map_err(FileError::context(&self.path))?;
-        let mut reassembly = Reassembly::new(self.manifest, self.transfer.clone(), &Limits::default())
+        let mut reassembly = Reassembly::new(self.manifest, self.transfer.clone(), &file_limits())
             .map_err(FileError::slabs(&self.path))?;
         for index in 0..self.slabs.len() {
             let frame = self.frame(index, pool)?;
@@ -109,7 +109,7 @@ impl SlabFile {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(start)).map_err(FileError::io(&self.path))?;
         let payload = read_payload(&mut file, &self.path, &head, u64::MAX, pool)?;
-        head.into_frame(payload, &Limits::default()).map_err(FileError::decode(&self.path))
+        head.into_frame(payload, &file_limits()).map_err(FileError::decode(&self.path))
     }
 }
 
@@ -119,7 +119,7 @@ impl SlabSource for SlabFile {
         let index = found.ok_or(SlabError::OffGrid(*id))?;
         let frame = self.frame(index as usize, &BufferPool::new(0)).map_err(Box::new)?;
         // Held against its digest here: what the file lost is not for the receiver to find out.
-        let mut alone = Reassembly::new(self.manifest, self.transfer.clone(), &Limits::default())?;
+        let mut alone = Reassembly::new(self.manifest, self.transfer.clone(), &file_limits())?;
         alone.insert(&frame)?;
         if frame.payload.len() != out.len() {
             return Err(SlabError::BufferLength { expected: out.len(), got: frame.payload.len() }.into());
