@@ -7,6 +7,7 @@
 //!
 //! Engine work runs on blocking threads, never on the async workers.
 
+mod accept;
 mod agent;
 mod choice;
 mod context_sink;

@@ -18,10 +18,11 @@ use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::accept::accept;
 use crate::agent::hello_of;
 use crate::file::FileSink;
 use crate::incoming::{self, Answer, Key, lock};
-use crate::server::{SWEEP, ServeError};
+use crate::server::ServeError;
 use crate::session::{blocking, import_refusal, internal, is_idle, turn_away};
 
 /// Where received contexts go.
@@ -151,29 +152,10 @@ impl Receiver {
     /// # Errors
     /// [`ServeError`] if the listener fails. A failing session only ends itself.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        let mut sessions = JoinSet::new();
-        let mut sweep = tokio::time::interval(SWEEP);
-        tokio::pin!(stop);
-        loop {
-            let connection = tokio::select! {
-                () = &mut stop => break,
-                accepted = self.listener.accept() => accepted?,
-                Some(_) = sessions.join_next() => continue,
-                _ = sweep.tick() => {
-                    self.shared.transfers.sweep();
-                    continue;
-                }
-            };
-            let shared = Arc::clone(&self.shared);
-            sessions.spawn(async move {
-                let peer = connection.peer().to_string();
-                if let Err(error) = session(shared, connection).await {
-                    tracing::warn!(%peer, %error, "session ended");
-                }
-            });
-        }
-        sessions.shutdown().await;
-        Ok(())
+        let Self { shared, listener } = self;
+        let sweep = || shared.transfers.sweep();
+        let session = |connection| session(Arc::clone(&shared), connection);
+        Ok(accept(listener.as_ref(), stop, sweep, session).await?)
     }
 }
 

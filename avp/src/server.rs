@@ -7,18 +7,15 @@ use std::time::Duration;
 use avp_backend::{Backend, VerificationPolicy};
 use avp_transport::{Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError, listen};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::Agent;
+use crate::accept::accept;
 use crate::context_sink::ContextSink;
 use crate::incoming::Transfers;
 use crate::session;
 
 /// Bytes of a connection's memory for questions, beside contexts.
 const TEXT_MEMORY: u64 = 32 << 20;
-/// How often transfers are looked over whose time is up.
-pub(crate) const SWEEP: Duration = Duration::from_secs(10);
-
 /// How an agent serves.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -152,29 +149,9 @@ impl Server {
     /// # Errors
     /// [`ServeError`] if the listener fails. A failing session only ends itself.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        let mut sessions = JoinSet::new();
-        let mut sweep = tokio::time::interval(SWEEP);
-        tokio::pin!(stop);
-        loop {
-            // Never kept waiting by the sessions: only what is accepted makes room among half-open connections.
-            let connection = tokio::select! {
-                () = &mut stop => break,
-                accepted = self.listener.accept() => accepted?,
-                Some(_) = sessions.join_next() => continue,
-                _ = sweep.tick() => {
-                    self.shared.transfers.sweep();
-                    continue;
-                }
-            };
-            let shared = Arc::clone(&self.shared);
-            sessions.spawn(async move {
-                let peer = connection.peer().to_string();
-                if let Err(error) = session::run(shared, connection).await {
-                    tracing::warn!(%peer, %error, "session ended");
-                }
-            });
-        }
-        sessions.shutdown().await;
-        Ok(())
+        let Self { shared, listener } = self;
+        let sweep = || shared.transfers.sweep();
+        let session = |connection| session::run(Arc::clone(&shared), connection);
+        Ok(accept(listener.as_ref(), stop, sweep, session).await?)
     }
 }

@@ -11,7 +11,7 @@ use avp_wire::{EncodeOptions, ErrorCode, Frame, KvHeader, Metadata, Mode, Payloa
 use tempfile::NamedTempFile;
 
 use super::FileError;
-use super::write::{FRAME_MOST, SLAB_ENCODING, beside, manifest_frame, persist, put};
+use super::write::{FRAME_MOST, SLAB_ENCODING, beside, persist, put};
 use crate::incoming::{Key, SlabSink};
 
 /// What is copied at a time when the file is put in order.
@@ -86,7 +86,7 @@ impl FileSink {
             file.write_all(&manifest.kv.encode()).map_err(FileError::io(target))?;
             return Ok(Partial { file, layout: Layout::Whole });
         }
-        let frame = manifest_frame(manifest, self.metadata.clone(), &self.key.1);
+        let frame = manifest.to_frame(self.metadata.clone(), &self.key.1);
         let frame = frame.encode(&EncodeOptions::default()).map_err(FileError::encode(target))?;
         put(&mut file, &frame, target)?;
         Ok(Partial { file, layout: Layout::Slabs(Vec::new()) })
@@ -129,7 +129,7 @@ impl FileSink {
             Layout::Slabs(mut frames) => {
                 frames.sort_unstable_by_key(|frame| frame.2);
                 let mut ordered = beside(&target)?;
-                let manifest = manifest_frame(&manifest, metadata, &transfer);
+                let manifest = manifest.to_frame(metadata, &transfer);
                 let manifest = manifest.encode(&EncodeOptions::default());
                 put(&mut ordered, &manifest.map_err(FileError::encode(&target))?, &target)?;
                 let mut from = file.reopen().map_err(FileError::io(&target))?;

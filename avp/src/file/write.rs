@@ -5,8 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use avp_backend::{Context, ContextStamp};
-use avp_wire::slab::{Manifest, TransferId};
-use avp_wire::{BufferPool, EncodeOptions, EncodedFrame, Frame, Metadata, ext};
+use avp_wire::{BufferPool, EncodeOptions, EncodedFrame, Metadata, ext};
 use tempfile::NamedTempFile;
 
 use super::FileError;
@@ -81,11 +80,6 @@ pub(super) fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError>
     file.persist(path).map(drop).map_err(|error| FileError::io(path)(error.error))
 }
 
-/// The frame of a file's manifest.
-pub(super) fn manifest_frame(manifest: &Manifest, metadata: Metadata, id: &TransferId) -> Frame {
-    manifest.to_frame(metadata, id)
-}
-
 pub(super) fn put(file: &mut impl Write, frame: &EncodedFrame, path: &Path) -> Result<u64, FileError> {
     file.write_all(&frame.head).map_err(FileError::io(path))?;
     file.write_all(&frame.payload).map_err(FileError::io(path))?;
@@ -99,7 +93,7 @@ fn write_slabs(
     metadata: Metadata,
     pool: &BufferPool,
 ) -> Result<u64, FileError> {
-    let manifest = manifest_frame(context.manifest(), metadata, context.transfer());
+    let manifest = context.manifest().to_frame(metadata, context.transfer());
     let manifest = manifest.encode(&EncodeOptions::default()).map_err(FileError::encode(path))?;
     let mut written = put(file, &manifest, path)?;
     for index in 0.. {
