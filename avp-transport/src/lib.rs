@@ -22,6 +22,7 @@ mod error;
 mod half_open;
 mod handshaking;
 mod http;
+mod idle;
 mod intake;
 mod link;
 mod memory;

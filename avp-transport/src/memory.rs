@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, TransportError, UsageError};
+use crate::idle::IdleWait;
 use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
 use crate::options::Options;
@@ -56,7 +57,7 @@ fn join(name: &str, left: &Options, right: &Options) -> (Connection, Connection)
         let receiver = MemoryReceiver {
             queue: rx,
             intake: Intake::new(peer.to_string(), options),
-            idle: options.timeouts.idle,
+            idle: IdleWait::new(&options.timeouts),
             stage: Stage::Between,
         };
         Connection::new(peer, Box::new(sender), Box::new(receiver), options)
@@ -229,7 +230,7 @@ impl FrameSender for MemorySender {
 struct MemoryReceiver {
     queue: mpsc::Receiver<Parcel>,
     intake: Intake,
-    idle: Duration,
+    idle: IdleWait,
     stage: Stage,
 }
 
@@ -256,18 +257,9 @@ impl MemoryReceiver {
             Stage::Failed => return Err(self.closed()),
             Stage::Between => {}
         }
-        let parcel = match timeout(self.idle, self.queue.recv()).await {
-            Ok(Some(parcel)) => parcel,
-            Ok(None) => {
-                self.stage = Stage::Ended;
-                return Ok(false);
-            }
-            Err(_) => {
-                let (peer, which) = (self.intake.peer.clone(), Deadline::Idle);
-                return Err(
-                    LimitExceeded::Deadline { peer, which, after: self.idle, got: 0, expected: 0 }.into()
-                );
-            }
+        let Some(parcel) = self.idle.wait(&self.intake.peer, self.queue.recv()).await? else {
+            self.stage = Stage::Ended;
+            return Ok(false);
         };
         self.stage = Stage::Failed;
         let header = self.intake.header(&parcel.0.head)?;

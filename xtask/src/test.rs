@@ -6,7 +6,8 @@ use crate::sh::{self, cargo, command, say};
 use crate::{instructions, interop, mutants, portable};
 
 /// One profile and one selection of packages, so that the engine crates are built once.
-pub(crate) const BUILD: [&str; 4] = ["--release", "--workspace", "--features", "avp-tests/bench"];
+pub(crate) const BUILD: [&str; 4] =
+    ["--release", "--workspace", "--features", "avp-tests/bench,avp-tests/engine"];
 
 pub(crate) fn run() -> Result<()> {
     sh::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;

@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use avp_wire::{BufferPool, Bytes, Flags, Frame, FrameHead, Header, PayloadBuffer};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
 
 use super::ahead::Ahead;
 use super::fault::ShmFault;
@@ -18,6 +16,7 @@ use super::options::ShmMode;
 use super::returns::{Borrowed, Returns};
 use super::wire::{MAX_INLINE, MAX_SEGMENTS, Record, Word};
 use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
+use crate::idle::IdleWait;
 use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
 use crate::options::Options;
@@ -38,7 +37,7 @@ pub(super) struct ShmReceiver {
     peer_arena: u64,
     segments: BTreeMap<u32, Arc<PeerSegment>>,
     returns: Arc<Returns>,
-    idle: Duration,
+    idle: IdleWait,
     patience: Patience,
     ahead: Ahead,
     /// Descriptors whose record has not come whole.
@@ -95,7 +94,7 @@ impl ShmReceiver {
             peer_arena: options.shm.peer_arena,
             segments: BTreeMap::new(),
             returns,
-            idle: options.timeouts.idle,
+            idle: IdleWait::new(&options.timeouts),
             patience: Patience::new(&options.limits),
             ahead: Ahead::new(),
             descriptors: VecDeque::new(),
@@ -144,14 +143,10 @@ impl ShmReceiver {
         if !self.descriptors.is_empty() {
             return self.fault(ShmFault::ExtraDescriptor);
         }
-        match timeout(self.idle, self.ahead.read(&self.socket, 1, &mut self.descriptors)).await {
-            Ok(Ok(0)) => Ok(false),
-            Ok(Ok(_)) => Ok(true),
-            Ok(Err(source)) => self.broken(source),
-            Err(_) => {
-                let (peer, which) = (self.intake.peer.clone(), Deadline::Idle);
-                Err(LimitExceeded::Deadline { peer, which, after: self.idle, got: 0, expected: 0 }.into())
-            }
+        let reading = self.ahead.read(&self.socket, 1, &mut self.descriptors);
+        match self.idle.wait(&self.intake.peer, reading).await? {
+            Ok(bytes) => Ok(bytes > 0),
+            Err(source) => self.broken(source),
         }
     }
 

@@ -2,16 +2,15 @@
 //! buffer that the caller gets.
 
 use std::io;
-use std::time::Duration;
 
 use avp_wire::{BufferPool, Frame, FrameHead, Header};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::coop::consume_budget;
-use tokio::time::timeout;
 
 use super::filling::Filling;
 use crate::error::{Deadline, LimitExceeded, PeerFault, TransportError, UsageError};
+use crate::idle::IdleWait;
 use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
 use crate::options::Options;
@@ -31,7 +30,7 @@ pub(crate) struct StreamReceiver<R> {
     io: R,
     intake: Intake,
     pool: BufferPool,
-    idle: Duration,
+    idle: IdleWait,
     patience: Patience,
     ahead: BytesMut,
     /// Whether the last payload was large.
@@ -76,7 +75,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
             io,
             intake,
             pool: options.pool.clone(),
-            idle: options.timeouts.idle,
+            idle: IdleWait::new(&options.timeouts),
             patience: Patience::new(&options.limits),
             ahead: BytesMut::new(),
             bulk: false,
@@ -128,16 +127,12 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
             return Ok(true);
         }
         let room = self.room();
-        match timeout(self.idle, read_ahead(&mut self.io, &mut self.ahead, room)).await {
-            Ok(Ok(0)) => Ok(false),
-            Ok(Ok(_)) => Ok(true),
-            Ok(Err(source)) => {
+        let reading = read_ahead(&mut self.io, &mut self.ahead, room);
+        match self.idle.wait(&self.intake.peer, reading).await? {
+            Ok(bytes) => Ok(bytes > 0),
+            Err(source) => {
                 let peer = self.intake.peer.clone();
                 self.fail(TransportError::broken(peer, source))
-            }
-            Err(_) => {
-                let (peer, which) = (self.intake.peer.clone(), Deadline::Idle);
-                Err(LimitExceeded::Deadline { peer, which, after: self.idle, got: 0, expected: 0 }.into())
             }
         }
     }

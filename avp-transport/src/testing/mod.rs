@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
 mod abuse;
+mod apart;
 mod bucket;
 mod census;
 mod chaos;
@@ -17,6 +18,7 @@ mod flow;
 mod link;
 mod multiple;
 mod order;
+mod ping_pong;
 mod proxy;
 mod quic;
 mod rules;
@@ -26,6 +28,7 @@ mod throughput;
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
 
 pub use abuse::{Attack, Reached, honest_transfer, open_files_limit};
+pub use apart::{Apart, ApartPair};
 pub use census::{Census, resident};
 pub use chaos::{Chaos, Fault, Plan, Relay, unruly_pipe};
 pub use datagrams::Direction;
@@ -35,10 +38,13 @@ pub use flow::*;
 pub use link::{EmulatedLink, Link};
 pub use multiple::*;
 pub use order::*;
+#[cfg(target_os = "linux")]
+pub use ping_pong::ping_pong_eventfd;
+pub use ping_pong::{ping_pong_tcp, ping_pong_udp};
 pub use quic::BareQuic;
 pub use rules::*;
 pub use service::{Ends, Service, hello};
-pub use throughput::{Throughput, blast, frames_over};
+pub use throughput::{blast, blast_tls};
 
 use crate::connection::Connection;
 use crate::link::BoxFuture;

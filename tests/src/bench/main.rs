@@ -5,16 +5,20 @@
 //! within a round, so that a change of load falls on both sides. Nothing here fails because of a time.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
+#[cfg(feature = "engine")]
 mod cache;
 mod codec;
+#[cfg(feature = "engine")]
 mod demo;
 mod html;
+#[cfg(feature = "engine")]
 mod latent;
 mod measure;
 mod peer;
 mod report;
+#[cfg(feature = "engine")]
 mod shape;
-mod tcp;
+mod transports;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -53,12 +57,24 @@ enum Part {
     /// Frames of 1 KiB to 1 GiB, beside each other and beside a checksum pass.
     Codec,
     /// Export and import of a KV cache, beside memcpy.
+    #[cfg(feature = "engine")]
     Cache,
     /// A latent step on the Qwen2.5-0.5B shape, beside one pass of logits and `transformers`.
+    #[cfg(feature = "engine")]
     Latent,
     /// TCP on loopback, beside bare sockets.
     Tcp,
+    /// TLS on loopback, beside bare rustls.
+    Tls,
+    /// QUIC on loopback, beside bare quinn.
+    Quic,
+    /// Shared memory, beside memcpy.
+    #[cfg(target_os = "linux")]
+    Shm,
+    /// Round trips of a small frame, beside bare ones.
+    Trips,
     /// The demo models' speed.
+    #[cfg(feature = "engine")]
     Demo,
 }
 
@@ -93,9 +109,17 @@ fn run(part: Part, python: Option<&Path>) -> Result<Group> {
         Part::Wire => wire::large(sdk()?.as_mut()),
         Part::Small => wire::small(sdk()?.as_mut()),
         Part::Codec => codec::run(),
+        #[cfg(feature = "engine")]
         Part::Cache => cache::run(),
+        #[cfg(feature = "engine")]
         Part::Latent => latent::run(python),
-        Part::Tcp => tcp::run(),
+        Part::Tcp => transports::streams::tcp(),
+        Part::Tls => transports::streams::tls(),
+        Part::Quic => transports::quic::run(),
+        #[cfg(target_os = "linux")]
+        Part::Shm => transports::shm::run(),
+        Part::Trips => transports::trips::run(),
+        #[cfg(feature = "engine")]
         Part::Demo => demo::run(),
     }
 }
