@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::io::{AsyncWriteExt, duplex, split};
 use tokio::time::{Instant, sleep};
 
-const PLAIN: EncodeOptions = EncodeOptions { compression: None, checksum: true };
+const PLAIN: EncodeOptions = EncodeOptions { compression: None, checksum: true, align: false };
 
 /// What has been counted so far.
 #[derive(Clone)]

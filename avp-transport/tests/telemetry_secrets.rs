@@ -22,7 +22,7 @@ const WRONG_TOKEN: &str = "token-amber-8841";
 const PROMPT: &str = "prompt-cobalt-5520";
 const PAYLOAD: &str = "payload-ochre-9934";
 
-const PLAIN: EncodeOptions = EncodeOptions { compression: None, checksum: true };
+const PLAIN: EncodeOptions = EncodeOptions { compression: None, checksum: true, align: false };
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
