@@ -101,7 +101,8 @@ fn on_every_transport(check: impl AsyncFn(Counts, &'static str, &dyn Harness)) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("avp+mem:telemetry-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    observe(false, |counts| check(counts, "mem", &Plain(name.leak())));
+    let memory = Plain(name.leak());
+    observe(false, |counts| check(counts, "mem", &memory));
 }
 
 async fn pair(harness: &dyn Harness) -> (Connection, Connection) {

@@ -190,7 +190,7 @@ async fn spans_and_events_tell_what_goes_on_and_no_secret() {
             "established",
             "closed",
             "handshake{outcome=\"agreed\"",
-            "outcome=\"rejected\" code=\"handshake.unauthorized\"",
+            "code=\"handshake.unauthorized\" outcome=\"rejected\"",
             "code=\"frame.checksum_mismatch\" goes_on=true",
             "transfer{id=\"one\" kind=\"text\"",
             "code=\"transport.busy\"",
