@@ -14,6 +14,7 @@ use crate::error::{Deadline, LimitExceeded};
 use crate::half_open::HalfOpen;
 use crate::link::{FrameReceiver, FrameSender, Result, Streams};
 use crate::options::Options;
+use crate::telemetry::{Carrier, Meter, Side};
 use crate::work;
 
 /// Where a peer is.
@@ -102,6 +103,7 @@ pub struct Connection {
     peer: Peer,
     peer_id: PeerId,
     options: Options,
+    meter: Meter,
     sender: Box<dyn FrameSender>,
     receiver: Box<dyn FrameReceiver>,
     streams: Option<Arc<dyn Streams>>,
@@ -110,7 +112,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Joins two halves; for implementers of transports.
+    /// Joins two halves; for implementers of transports. Metrics count the connection, its handshake and its transfers as
+    /// of the transport `custom`; what goes through the halves is theirs to count.
     #[must_use]
     pub fn new(
         peer: Peer,
@@ -118,9 +121,31 @@ impl Connection {
         receiver: Box<dyn FrameReceiver>,
         options: &Options,
     ) -> Self {
+        let meter = Meter::connection(Carrier::Custom, Side::Neither, &peer);
+        Self::metered(peer, sender, receiver, options, meter)
+    }
+
+    /// Joins two halves that count what goes through them.
+    pub(crate) fn metered(
+        peer: Peer,
+        sender: Box<dyn FrameSender>,
+        receiver: Box<dyn FrameReceiver>,
+        options: &Options,
+        meter: Meter,
+    ) -> Self {
         let peer_id = peer.owner();
         let options = options.clone();
-        Self { peer, peer_id, options, sender, receiver, streams: None, half_open: None, admitted: false }
+        Self {
+            peer,
+            peer_id,
+            options,
+            meter,
+            sender,
+            receiver,
+            streams: None,
+            half_open: None,
+            admitted: false,
+        }
     }
 
     /// The same connection where the transport has further streams; for implementers of transports.
@@ -177,6 +202,10 @@ impl Connection {
         &self.options
     }
 
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// Takes the connection out of the count of half-open ones. [`negotiate_server`](crate::negotiate_server) does it;
     /// servers that negotiate by other means call it when they know their peer.
     pub fn established(&mut self) {
@@ -212,6 +241,7 @@ impl Connection {
         let encoded = work::encode(frame, encoding, &self.peer).await?;
         let len = encoded.len();
         self.sender.send(encoded).await?;
+        self.meter.said(frame);
         Ok(len)
     }
 

@@ -9,16 +9,24 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
 use crate::connection::Connection;
+use crate::error::{Deadline, LimitExceeded};
 use crate::half_open::HalfOpen;
 use crate::link::Result;
+use crate::telemetry::{Side, failed, made_room};
+use crate::url::Scheme;
 
 /// The tasks of one listener. Dropping it ends them.
-#[derive(Default)]
 pub(crate) struct Handshaking {
+    scheme: Scheme,
     tasks: Mutex<JoinSet<Option<Connection>>>,
 }
 
 impl Handshaking {
+    /// For connections of this scheme.
+    pub(crate) fn new(scheme: Scheme) -> Self {
+        Self { scheme, tasks: Mutex::default() }
+    }
+
     /// Waits for the next connection that is ready; what `next` gives is started meanwhile. Dropping the future loses
     /// neither accepted nor finished connections, if dropping `next`'s does not.
     pub(crate) async fn accept<N, S>(&self, next: impl Fn() -> N, deadline: Duration) -> Connection
@@ -35,7 +43,7 @@ impl Handshaking {
                     }
                 }
                 started = next() => if let Some((place, handshake)) = started {
-                    tasks.spawn(finish(place, handshake, deadline));
+                    tasks.spawn(finish(self.scheme, place, handshake, deadline));
                 },
             }
         }
@@ -44,6 +52,7 @@ impl Handshaking {
 
 /// The connection; `None` where the peer failed, dawdled, or had to make room.
 async fn finish(
+    scheme: Scheme,
     place: HalfOpen,
     handshake: impl Future<Output = Result<Connection>> + Send,
     deadline: Duration,
@@ -51,16 +60,23 @@ async fn finish(
     let outcome = tokio::select! {
         // A peer that has done its part is not dropped for one that has not.
         biased;
-        outcome = timeout(deadline, handshake) => outcome.ok()?,
-        () = place.dropped() => return None,
-    };
-    match outcome {
-        Ok(connection) => Some(connection.with_half_open(place)),
-        Err(error) => {
-            tracing::debug!(%error, "a peer failed in the transport's handshake");
-            None
+        outcome = timeout(deadline, handshake) => outcome,
+        () = place.dropped() => {
+            made_room(scheme);
+            return None;
         }
-    }
+    };
+    let outcome = outcome.unwrap_or_else(|_| {
+        let (peer, which) = ("a peer".to_owned(), Deadline::Handshake);
+        Err(LimitExceeded::Deadline { peer, which, after: deadline, got: 0, expected: 0 }.into())
+    });
+    outcome
+        .inspect_err(|error| {
+            failed(scheme, Side::Server, error);
+            tracing::debug!(transport = %scheme, %error, "a peer failed in the transport's handshake");
+        })
+        .ok()
+        .map(|connection| connection.with_half_open(place))
 }
 
 impl fmt::Debug for Handshaking {

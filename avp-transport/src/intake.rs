@@ -8,6 +8,7 @@ use crate::budget::{Account, MemoryBudget, MemoryClaim};
 use crate::error::{LimitExceeded, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
+use crate::telemetry::{Direction, Meter};
 use crate::work::{Check, is_long_check};
 
 /// How far the check of a payload is.
@@ -21,24 +22,25 @@ pub(crate) enum Checking {
 pub(crate) struct Intake {
     pub(crate) peer: String,
     pub(crate) limits: Limits,
+    pub(crate) meter: Meter,
     account: Account,
     /// Bytes that may still come before the peer is known.
     restricted: Option<u64>,
 }
 
 impl Intake {
-    pub(crate) fn new(peer: String, options: &Options) -> Self {
-        Self::sharing(peer, options, Account::new(options))
+    pub(crate) fn new(peer: String, options: &Options, meter: Meter) -> Self {
+        Self::sharing(peer, options, Account::new(options), meter)
     }
 
     /// Shares a memory budget with others of the same connection.
-    pub(crate) fn within(memory: MemoryBudget, peer: String, options: &Options) -> Self {
-        Self::sharing(peer, options, Account::within(memory, options))
+    pub(crate) fn within(memory: MemoryBudget, peer: String, options: &Options, meter: Meter) -> Self {
+        Self::sharing(peer, options, Account::within(memory, options), meter)
     }
 
     /// For one of several streams of a connection, which draw on one account.
-    pub(crate) fn sharing(peer: String, options: &Options, account: Account) -> Self {
-        Self { peer, limits: options.limits.clone(), account, restricted: None }
+    pub(crate) fn sharing(peer: String, options: &Options, account: Account, meter: Meter) -> Self {
+        Self { peer, limits: options.limits.clone(), meter, account, restricted: None }
     }
 
     pub(crate) fn restrict(&mut self, bytes: u64) {
@@ -90,16 +92,17 @@ impl Intake {
 
     /// Claims memory for the frame; waits for earlier frames to be dropped.
     pub(crate) async fn claim(&self, bytes: u64) -> Result<MemoryClaim> {
-        Ok(self.account.memory.claim(bytes, self.limits.frame_timeout).await?)
+        let claim = self.account.memory.claim(bytes, self.limits.frame_timeout);
+        Ok(self.meter.watch(Direction::Received, claim).await?)
     }
 
     /// Checks a payload, which carries its claim on memory, and makes the frame: at once, or on a blocking thread
     /// where that may take long. An error here costs this frame only, unless the peer has sent too many of the kind.
     pub(crate) fn check(&mut self, head: FrameHead, payload: Bytes) -> Checking {
         if !is_long_check(&head, &payload, &self.limits) {
-            let kind = head.kind();
+            let (kind, bytes) = (head.kind(), head.header.frame_len());
             let checked = head.into_frame(payload, &self.limits);
-            return Checking::Done(self.judge(checked, kind, false));
+            return Checking::Done(self.judge(checked, kind, bytes, false));
         }
         let mut limits = self.limits.clone();
         if head.header.flags.contains(Flags::COMPRESSED) {
@@ -115,22 +118,29 @@ impl Intake {
     /// Waits for the rest of a check. Dropping the future loses nothing.
     pub(crate) async fn checked(&mut self, head: &FrameHead, check: &mut Check) -> Result<Frame> {
         let checked = check.outcome(&self.peer).await?;
-        self.judge(checked, head.kind(), head.header.flags.contains(Flags::COMPRESSED))
+        let compressed = head.header.flags.contains(Flags::COMPRESSED);
+        self.judge(checked, head.kind(), head.header.frame_len(), compressed)
     }
 
+    /// `bytes` is what the frame has on the wire.
     fn judge(
         &mut self,
         checked: Result<Frame, DecodeError>,
         kind: Option<FrameKind>,
+        bytes: u64,
         compressed: bool,
     ) -> Result<Frame> {
         match checked {
             Ok(mut frame) if compressed => {
                 let unpacked = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
                 frame.payload = self.account.memory.claim_now(unpacked)?.attach(frame.payload);
+                self.meter.received(bytes, &frame);
                 Ok(frame)
             }
-            Ok(frame) => Ok(frame),
+            Ok(frame) => {
+                self.meter.received(bytes, &frame);
+                Ok(frame)
+            }
             Err(DecodeError::MemoryBudget { needed: got, .. }) if compressed && self.is_restricted() => {
                 Err(LimitExceeded::HandshakeBytes { got, limit: u64::from(self.limits.max_handshake_len) }
                     .into())
@@ -144,6 +154,11 @@ impl Intake {
                 })
             }
         }
+    }
+
+    /// Counts what a receiver gives to its caller where that is the peer's fault.
+    pub(crate) fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
+        self.meter.faulted(outcome)
     }
 
     /// Counts a frame that the caller refused.

@@ -9,7 +9,8 @@
 //! New transports implement [`FrameSender`], [`FrameReceiver`], [`Connector`] and [`Listener`], or give a byte stream
 //! to [`connection_over`], and run the behaviour suite of the `testing` feature.
 //!
-//! Errors ([`TransportError`]) say first who is at fault. Payload bytes are never logged.
+//! Errors ([`TransportError`]) say first who is at fault. Metrics ([`describe_metrics`]) and spans say what goes on,
+//! never with payload, text or token.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)
@@ -35,6 +36,7 @@ mod shm;
 mod socket;
 mod stream;
 mod tcp;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tls;
@@ -60,6 +62,7 @@ pub use shm::{ShmConnector, ShmListener};
 pub use shm::{ShmFault, ShmMode, ShmOptions};
 pub use stream::connection_over;
 pub use tcp::{TcpConnector, TcpListener};
+pub use telemetry::describe_metrics;
 pub use tls::{
     TlsAuthorities, TlsCertificate, TlsConfigError, TlsConnector, TlsFault, TlsListener, TlsOptions,
 };

@@ -15,7 +15,8 @@ use crate::idle::IdleWait;
 use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
 use crate::options::Options;
-use crate::url::TransportUrl;
+use crate::telemetry::{Direction, Meter, Side, connecting};
+use crate::url::{Scheme, TransportUrl};
 use crate::work::Check;
 
 /// Frames on their way in one direction.
@@ -46,23 +47,25 @@ pub fn memory_pair(name: &str, options: &Options) -> (Connection, Connection) {
 fn join(name: &str, left: &Options, right: &Options) -> (Connection, Connection) {
     let (left_tx, right_rx) = mpsc::channel(QUEUE_FRAMES);
     let (right_tx, left_rx) = mpsc::channel(QUEUE_FRAMES);
-    let end = |tx, rx, options: &Options| {
+    let end = |tx, rx, options: &Options, side| {
         let peer = Peer::at(PeerAddress::Memory(name.to_owned()));
+        let meter = Meter::connection(Scheme::Memory, side, &peer);
         let sender = MemorySender {
             queue: Some(tx),
             window: Arc::new(Semaphore::new(QUEUE_GRAINS)),
             peer: peer.to_string(),
             patience: options.limits.frame_timeout,
+            meter: meter.clone(),
         };
         let receiver = MemoryReceiver {
             queue: rx,
-            intake: Intake::new(peer.to_string(), options),
+            intake: Intake::new(peer.to_string(), options, meter.clone()),
             idle: IdleWait::new(&options.timeouts),
             stage: Stage::Between,
         };
-        Connection::new(peer, Box::new(sender), Box::new(receiver), options)
+        Connection::metered(peer, Box::new(sender), Box::new(receiver), options, meter)
     };
-    (end(left_tx, left_rx, left), end(right_tx, right_rx, right))
+    (end(left_tx, left_rx, left, Side::Client), end(right_tx, right_rx, right, Side::Server))
 }
 
 /// Connects to listeners of this process.
@@ -102,7 +105,7 @@ impl MemoryConnector {
 
 impl Connector for MemoryConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(self.open(url))
+        Box::pin(async move { connecting(Scheme::Memory, self.open(url).await) })
     }
 }
 
@@ -175,6 +178,7 @@ struct MemorySender {
     window: Arc<Semaphore>,
     peer: String,
     patience: Duration,
+    meter: Meter,
 }
 
 impl MemorySender {
@@ -196,7 +200,7 @@ impl MemorySender {
                 },
             }
         };
-        match timeout(self.patience, room).await {
+        match self.meter.watch(Direction::Sent, timeout(self.patience, room)).await {
             Ok(Ok((slot, share))) => {
                 slot.send((frame, share));
                 Ok(())
@@ -213,7 +217,11 @@ impl MemorySender {
 
 impl FrameSender for MemorySender {
     fn send(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.put(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let sent = self.put(frame).await;
+            self.meter.sent(bytes, sent)
+        })
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<()>> {
@@ -310,7 +318,8 @@ impl MemoryReceiver {
 impl FrameReceiver for MemoryReceiver {
     fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
         Box::pin(async move {
-            self.await_head().await?;
+            let there = self.await_head().await;
+            self.intake.counted(there)?;
             match &self.stage {
                 Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
@@ -319,11 +328,15 @@ impl FrameReceiver for MemoryReceiver {
     }
 
     fn payload(&mut self) -> BoxFuture<'_, Result<Frame>> {
-        Box::pin(self.take_payload())
+        Box::pin(async move {
+            let frame = self.take_payload().await;
+            self.intake.counted(frame)
+        })
     }
 
     fn refuse(&mut self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(std::future::ready(self.drop_payload()))
+        let refused = self.drop_payload();
+        Box::pin(std::future::ready(self.intake.counted(refused)))
     }
 
     fn restrict(&mut self, bytes: u64) {

@@ -13,6 +13,7 @@ use crate::auth::Token;
 use crate::connection::Connection;
 use crate::error::{Deadline, Incompatible, LimitExceeded, PeerFault, TransportError, UsageError};
 use crate::link::{FrameReceiver, FrameSender, Result};
+use crate::telemetry::{Meter, Side};
 
 /// How long a refusal may take to reach the peer before the connection is dropped.
 const PARTING: Duration = Duration::from_secs(1);
@@ -30,7 +31,8 @@ pub async fn negotiate_client(
     prepare(connection, &mut config);
     let negotiator = Negotiator::client(config, now()).map_err(UsageError::Configure)?;
     let token = connection.options().token.clone();
-    run(connection, negotiator, token).await
+    let meter = connection.meter().clone();
+    meter.handshake(Side::Client, run(connection, negotiator, token)).await
 }
 
 /// Waits for the peer's hello and answers it. `config.peer` and `config.timeout` are set from the connection; the
@@ -43,6 +45,11 @@ pub async fn negotiate_server(
     connection: &mut Connection,
     config: NegotiatorConfig,
 ) -> Result<Box<Established>> {
+    let meter = connection.meter().clone();
+    meter.handshake(Side::Server, serve_in_place(connection, config)).await
+}
+
+async fn serve_in_place(connection: &mut Connection, config: NegotiatorConfig) -> Result<Box<Established>> {
     // The place is given back when this returns, whatever the outcome.
     let place = connection.take_half_open();
     let pushed_out = async {
@@ -107,10 +114,11 @@ async fn admit(connection: &mut Connection) -> Result<Option<Incoming>> {
         }
         Err(source) => {
             let peer = connection.peer().to_string();
+            let meter = connection.meter().clone();
             let (sender, receiver) = connection.halves();
             // No word on what exactly is wrong: that helps none but those who guess.
             let reject = Reject::new(ErrorCode::Unauthorized, "credentials are missing or wrong");
-            part(sender, receiver, std::iter::once(reject.to_frame())).await;
+            part(sender, receiver, std::iter::once(reject.to_frame()), &meter).await;
             Err(PeerFault::Unauthorized { peer, source }.into())
         }
     }
@@ -123,6 +131,7 @@ async fn run(
     mut token: Option<Token>,
 ) -> Result<Box<Established>> {
     let peer = connection.peer().to_string();
+    let meter = connection.meter().clone();
     let showed_token = token.is_some();
     let limit = connection.options().limits.max_handshake_len;
     let (sender, receiver) = connection.halves();
@@ -133,7 +142,7 @@ async fn run(
             if let Some(token) = token.take() {
                 frame.metadata.extra.insert(ext::TOKEN.to_owned(), token.reveal().to_owned());
             }
-            match timeout_at(deadline, transmit(sender, &frame)).await {
+            match timeout_at(deadline, transmit(sender, &frame, &meter)).await {
                 Ok(sent) => sent?,
                 Err(_) => negotiator.handle_timeout(now()),
             }
@@ -144,7 +153,7 @@ async fn run(
                 return Ok(established);
             }
             Some(Event::Failed(error)) => {
-                part(sender, receiver, std::iter::from_fn(|| negotiator.poll_transmit())).await;
+                part(sender, receiver, std::iter::from_fn(|| negotiator.poll_transmit()), &meter).await;
                 return Err(failure(peer, error, showed_token));
             }
             None => {}
@@ -185,9 +194,11 @@ fn tell(negotiator: &mut Negotiator, error: TransportError) -> Result<()> {
     Ok(())
 }
 
-async fn transmit(sender: &mut dyn FrameSender, frame: &Frame) -> Result<()> {
+async fn transmit(sender: &mut dyn FrameSender, frame: &Frame, meter: &Meter) -> Result<()> {
     let encoded = frame.encode(&EncodeOptions::default()).map_err(UsageError::Encode)?;
-    sender.send(encoded).await
+    sender.send(encoded).await?;
+    meter.said(frame);
+    Ok(())
 }
 
 /// Tells the peer why, as well as that goes: closing at once would take the refusal back with the connection.
@@ -195,10 +206,11 @@ async fn part(
     sender: &mut dyn FrameSender,
     receiver: &mut dyn FrameReceiver,
     last_words: impl Iterator<Item = Frame> + Send,
+    meter: &Meter,
 ) {
     let parting = async {
         for frame in last_words {
-            transmit(sender, &frame).await?;
+            transmit(sender, &frame, meter).await?;
         }
         sender.finish().await?;
         receiver.drain().await

@@ -8,6 +8,8 @@ use std::time::Duration;
 use avp_wire::Limits;
 use tokio::time::{Instant, timeout};
 
+use crate::telemetry::{Direction, Meter};
+
 /// How long a peer may keep us waiting within one frame: a fixed allowance, and a second for each `min_rate` bytes
 /// that it moved. Only time spent pending counts, so data that is already here never times out.
 #[derive(Debug)]
@@ -16,15 +18,20 @@ pub(crate) struct Patience {
     min_rate: u64,
     moved: u64,
     waited: Duration,
+    meter: Meter,
+    direction: Direction,
 }
 
 impl Patience {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    /// `meter` is told of single waits that are long.
+    pub(crate) fn new(limits: &Limits, meter: Meter, direction: Direction) -> Self {
         Self {
             allowance: limits.frame_timeout,
             min_rate: limits.min_rate.max(1),
             moved: 0,
             waited: Duration::ZERO,
+            meter,
+            direction,
         }
     }
 
@@ -58,7 +65,8 @@ impl Patience {
             return Some(value);
         }
         let left = self.left();
-        let _clock = Clock { start: Instant::now(), waited: &mut self.waited };
+        let Self { waited, meter, direction, .. } = self;
+        let _clock = Clock { start: Instant::now(), waited, meter, direction: *direction };
         timeout(left, future).await.ok()
     }
 }
@@ -66,11 +74,15 @@ impl Patience {
 struct Clock<'a> {
     start: Instant,
     waited: &'a mut Duration,
+    meter: &'a Meter,
+    direction: Direction,
 }
 
 impl Drop for Clock<'_> {
     fn drop(&mut self) {
-        *self.waited = self.waited.saturating_add(self.start.elapsed());
+        let wait = self.start.elapsed();
+        *self.waited = self.waited.saturating_add(wait);
+        self.meter.waited(self.direction, wait);
     }
 }
 
@@ -81,9 +93,10 @@ mod tests {
     use tokio::time::{advance, sleep};
 
     use super::*;
+    use crate::url::Scheme;
 
     fn patience() -> Patience {
-        Patience::new(&Limits::default())
+        Patience::new(&Limits::default(), Meter::requests(Scheme::Memory), Direction::Sent)
     }
 
     // spec: limits 10.1

@@ -10,8 +10,9 @@ use crate::half_open::{HalfOpenGate, PeerKey};
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
 use crate::socket;
-use crate::stream::connection_over;
-use crate::url::TransportUrl;
+use crate::stream;
+use crate::telemetry::{Meter, Side, connecting};
+use crate::url::{Scheme, TransportUrl};
 
 /// Connects over plain TCP.
 #[derive(Clone, Debug, Default)]
@@ -29,13 +30,15 @@ impl TcpConnector {
     async fn open(&self, url: &TransportUrl) -> Result<Connection> {
         let addresses = loopback(url, &self.options).await?;
         let (stream, address) = socket::dial_any(url, &addresses).await?;
-        tcp_connection(stream, address, &self.options)
+        tcp_connection(stream, address, &self.options, Side::Client)
     }
 }
 
 impl Connector for TcpConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(socket::in_time(url, &self.options, self.open(url)))
+        Box::pin(
+            async move { connecting(Scheme::Tcp, socket::in_time(url, &self.options, self.open(url)).await) },
+        )
     }
 }
 
@@ -67,11 +70,11 @@ impl TcpListener {
         loop {
             self.gate.ready().await;
             let (stream, address) = socket::accept(&self.listener).await;
-            match tcp_connection(stream, address, &self.options) {
+            match tcp_connection(stream, address, &self.options, Side::Server) {
                 Ok(connection) => {
                     return Ok(connection.with_half_open(self.gate.enter(PeerKey::from(address.ip()))));
                 }
-                Err(error) => tracing::debug!(%address, %error, "a peer left while it was accepted"),
+                Err(error) => tracing::debug!(peer = %address, %error, "a peer left while it was accepted"),
             }
         }
     }
@@ -87,11 +90,18 @@ impl Listener for TcpListener {
     }
 }
 
-fn tcp_connection(stream: TcpStream, address: SocketAddr, options: &Options) -> Result<Connection> {
+fn tcp_connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    options: &Options,
+    side: Side,
+) -> Result<Connection> {
     // Frames are written whole; waiting for more to fill a segment only adds delay.
     stream.set_nodelay(true).map_err(|source| IoFault::Broken { peer: address.to_string(), source })?;
     let (read, write) = stream.into_split();
-    Ok(connection_over(read, write, Peer::at(PeerAddress::Socket(address)), options))
+    let peer = Peer::at(PeerAddress::Socket(address));
+    let meter = Meter::connection(Scheme::Tcp, side, &peer);
+    Ok(stream::metered(read, write, peer, options, meter))
 }
 
 /// The addresses of the URL, all of them allowed.

@@ -14,6 +14,7 @@ use crate::error::{Incompatible, IoFault, PeerFault, TransportError};
 use crate::link::{BoxFuture, Connector, Result};
 use crate::options::Options;
 use crate::socket;
+use crate::telemetry::{Side, connecting};
 use crate::url::TransportUrl;
 
 /// Most of an answer that is read to find out why it is no.
@@ -68,13 +69,15 @@ impl HttpConnector {
             source: std::io::Error::other("the upgraded connection is of another type"),
         })?;
         let (stream, _) = parts.io.into_inner().into_parts();
-        Ok(stream.into_connection(parts.read_buf, peer, &self.options))
+        Ok(stream.into_connection(parts.read_buf, peer, &self.options, Side::Client))
     }
 }
 
 impl Connector for HttpConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(socket::in_time(url, &self.options, self.open(url)))
+        Box::pin(async move {
+            connecting(url.scheme(), socket::in_time(url, &self.options, self.open(url)).await)
+        })
     }
 }
 

@@ -14,26 +14,30 @@ use tokio_rustls::TlsStream;
 
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
-use crate::stream::connection_over;
+use crate::stream;
+use crate::telemetry::{Meter, Side};
 use crate::tls::TlsFault;
+use crate::url::Scheme;
 
 /// A TCP socket, or TLS over one.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Carries frames from here on; `ahead` was read already.
-    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options) -> Connection;
+    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options, side: Side) -> Connection;
 }
 
 impl Socket for TcpStream {
-    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options) -> Connection {
+    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options, side: Side) -> Connection {
         let (read, write) = self.into_split();
-        connection_over(AsyncReadExt::chain(Cursor::new(ahead), read), write, peer, options)
+        let meter = Meter::connection(Scheme::Http, side, &peer);
+        stream::metered(AsyncReadExt::chain(Cursor::new(ahead), read), write, peer, options, meter)
     }
 }
 
 impl Socket for TlsStream<TcpStream> {
-    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options) -> Connection {
+    fn into_connection(self, ahead: Bytes, peer: Peer, options: &Options, side: Side) -> Connection {
         let (read, write) = tokio::io::split(self);
-        connection_over(AsyncReadExt::chain(Cursor::new(ahead), read), write, peer, options)
+        let meter = Meter::connection(Scheme::Https, side, &peer);
+        stream::metered(AsyncReadExt::chain(Cursor::new(ahead), read), write, peer, options, meter)
     }
 }
 

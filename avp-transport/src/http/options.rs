@@ -17,13 +17,16 @@ pub struct HttpServerOptions {
     pub limits: HttpLimits,
 }
 
-/// Gives the text of `GET /metrics` in Prometheus' format.
+/// Gives the text of `GET /metrics` in Prometheus' format. What this crate counts is in it where the recorder was installed
+/// before the connections, clients and listeners that are to be seen.
 ///
 /// ```
-/// # use avp_transport::{HttpServerOptions, MetricsText};
+/// # use avp_transport::{HttpServerOptions, MetricsText, describe_metrics};
 /// use metrics_exporter_prometheus::PrometheusBuilder;
 /// let recorder = PrometheusBuilder::new().build_recorder();
 /// let handle = recorder.handle();
+/// metrics::set_global_recorder(recorder).expect("no other recorder is installed");
+/// describe_metrics();
 /// let mut options = HttpServerOptions::default();
 /// options.metrics = Some(MetricsText::new(move || handle.render()));
 /// ```

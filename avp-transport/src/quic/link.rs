@@ -21,6 +21,8 @@ use crate::connection::{Connection, Peer};
 use crate::error::TransportError;
 use crate::link::{BoxFuture, Halves, Result, Streams};
 use crate::options::Options;
+use crate::telemetry::{self, Meter};
+use crate::url::Scheme;
 
 /// Both directions of a stream.
 type Stream = (SendStream, RecvStream);
@@ -36,6 +38,7 @@ pub(super) struct Link {
     peer: String,
     options: Options,
     account: Account,
+    meter: Meter,
     arrived: Mutex<Arrived>,
     news: Notify,
     widened: AtomicBool,
@@ -61,6 +64,8 @@ pub(super) fn connection_over(
     peer: Peer,
     options: &Options,
 ) -> Connection {
+    let side = if first.is_some() { telemetry::Side::Client } else { telemetry::Side::Server };
+    let meter = Meter::connection(Scheme::Quic, side, &peer);
     let (send, recv) = first.unzip();
     let arrived = Arrived { first_send: send, first_recv: recv, ..Arrived::default() };
     let link = Arc::new(Link {
@@ -68,6 +73,7 @@ pub(super) fn connection_over(
         peer: peer.to_string(),
         options: options.clone(),
         account: Account::new(options),
+        meter: meter.clone(),
         arrived: Mutex::new(arrived),
         news: Notify::new(),
         widened: AtomicBool::new(false),
@@ -76,7 +82,8 @@ pub(super) fn connection_over(
     });
     let sender = QuicSender::first(Arc::clone(&link));
     let receiver = QuicReceiver::first(Arc::clone(&link));
-    Connection::new(peer, Box::new(sender), Box::new(receiver), options).with_streams(Arc::new(Further(link)))
+    Connection::metered(peer, Box::new(sender), Box::new(receiver), options, meter)
+        .with_streams(Arc::new(Further(link)))
 }
 
 impl Link {
@@ -86,6 +93,10 @@ impl Link {
 
     pub(super) fn options(&self) -> &Options {
         &self.options
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     pub(super) fn account(&self) -> Account {

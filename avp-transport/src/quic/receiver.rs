@@ -39,7 +39,8 @@ impl QuicReceiver {
     }
 
     fn over(stream: Incoming, link: Arc<Link>, is_first: bool) -> Self {
-        let intake = Intake::sharing(link.peer().to_owned(), link.options(), link.account());
+        let (peer, meter) = (link.peer().to_owned(), link.meter().clone());
+        let intake = Intake::sharing(peer, link.options(), link.account(), meter);
         let inner = StreamReceiver::with_intake(stream, intake, link.options());
         Self { inner, link, restricted: false, is_first }
     }

@@ -11,6 +11,7 @@ use super::link::{self, Link};
 use crate::error::{Deadline, LimitExceeded, TransportError, UsageError};
 use crate::link::{BoxFuture, FrameSender, Result};
 use crate::patience::Patience;
+use crate::telemetry::Direction;
 
 /// Frames up to this size are copied together, or head and payload of one.
 const SMALL_FRAME: usize = 16 << 10;
@@ -65,7 +66,7 @@ impl QuicSender {
     }
 
     fn over(link: Arc<Link>, stream: Option<SendStream>, is_first: bool) -> Self {
-        let patience = Patience::new(&link.options().limits);
+        let patience = Patience::new(&link.options().limits, link.meter().clone(), Direction::Sent);
         Self {
             link,
             stream,
@@ -228,11 +229,19 @@ impl QuicSender {
 
 impl FrameSender for QuicSender {
     fn send(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.put(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let sent = self.put(frame).await;
+            self.link.meter().sent(bytes, sent)
+        })
     }
 
     fn feed(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.gather(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let fed = self.gather(frame).await;
+            self.link.meter().sent(bytes, fed)
+        })
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<()>> {

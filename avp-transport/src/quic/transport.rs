@@ -22,8 +22,9 @@ use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
 use crate::socket;
+use crate::telemetry::connecting;
 use crate::tls::{ALPN, TlsConfigError, TlsFault, identity};
-use crate::url::TransportUrl;
+use crate::url::{Scheme, TransportUrl};
 
 /// How long an address of a name is waited for before the next is tried beside it (RFC 8305).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
@@ -70,7 +71,9 @@ impl QuicConnector {
 
 impl Connector for QuicConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(socket::in_time(url, &self.options, self.open(url)))
+        Box::pin(async move {
+            connecting(Scheme::Quic, socket::in_time(url, &self.options, self.open(url)).await)
+        })
     }
 }
 
@@ -140,7 +143,7 @@ impl QuicListener {
         let (endpoint, address) = bind(&addresses, &config, &options)?;
         let url = TransportUrl::Quic { host: address.ip().to_string(), port: address.port() };
         let gate = HalfOpenGate::new(options.limits.max_half_open_per_peer);
-        let handshaking = Handshaking::default();
+        let handshaking = Handshaking::new(Scheme::Quic);
         Ok(Self { endpoint, url, options, gate, handshaking, lost: Notify::new() })
     }
 

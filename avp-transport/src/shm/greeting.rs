@@ -23,6 +23,8 @@ use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
+use crate::telemetry::{Meter, Side};
+use crate::url::Scheme;
 
 /// The process at the other end of a socket, as the system knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub(super) async fn greet(socket: UnixStream, path: &Path, options: &Options) ->
     }
     let channel = channel.ok_or_else(|| ends.fault(ShmFault::NoDescriptor))?;
     let channel = ends.channel(channel)?;
-    Ok(ends.join(channel, theirs.mode, theirs.peer_arena, options))
+    Ok(ends.join(channel, theirs.mode, theirs.peer_arena, options, Side::Client))
 }
 
 /// The listening side: chooses, and passes one end of the second socket.
@@ -90,7 +92,7 @@ pub(super) async fn answer(socket: UnixStream, path: Arc<Path>, options: Options
     let (channel, passed) = UnixStream::pair().map_err(|source| ends.broken(source))?;
     let passed = OwnedFd::from(passed.into_std().map_err(|source| ends.broken(source))?);
     ends.send(Greeting { mode, ..own }, Some(passed)).await?;
-    Ok(ends.join(channel, mode, theirs.peer_arena, &options))
+    Ok(ends.join(channel, mode, theirs.peer_arena, &options, Side::Server))
 }
 
 /// A socket whose two ends have not greeted each other.
@@ -165,20 +167,35 @@ impl Ends {
         }
     }
 
-    fn join(self, channel: UnixStream, mode: ShmMode, their_limit: u64, options: &Options) -> Connection {
+    fn join(
+        self,
+        channel: UnixStream,
+        mode: ShmMode,
+        their_limit: u64,
+        options: &Options,
+        side: Side,
+    ) -> Connection {
+        let meter = Meter::connection(Scheme::SharedMemory, side, &self.peer);
         let (socket, channel, peer) = (Arc::new(self.socket), Arc::new(channel), self.peer.to_string());
         let budget = options.shm.arena.min(their_limit);
         let inline = options.shm.inline.min(MAX_INLINE);
         let lending = Arc::new(Lending::new(Arena::new(budget), budget, inline, Arc::clone(&channel)));
-        let sender = ShmSender::new(Arc::clone(&socket), Arc::clone(&lending), mode, peer.clone(), options);
+        let sender = ShmSender::new(
+            Arc::clone(&socket),
+            Arc::clone(&lending),
+            mode,
+            peer.clone(),
+            options,
+            meter.clone(),
+        );
         let returns = Arc::new(Returns::new(channel));
-        let receiver = ShmReceiver::new(socket, returns, mode, peer, options);
+        let receiver = ShmReceiver::new(socket, returns, mode, peer, options, meter.clone());
         let mut options = options.clone();
         if mode == ShmMode::Pooled {
             // Buffers that callers fill to send them lie where the peer can see them.
             options.pool = options.pool.with_source(lending);
         }
-        Connection::new(self.peer, Box::new(sender), Box::new(receiver), &options)
+        Connection::metered(self.peer, Box::new(sender), Box::new(receiver), &options, meter)
     }
 
     fn fault(&self, fault: ShmFault) -> TransportError {

@@ -21,6 +21,7 @@ use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::telemetry::{Direction, Meter};
 use crate::work::Check;
 
 /// Records between two frames: every segment may be retired, and new ones passed.
@@ -85,17 +86,19 @@ impl ShmReceiver {
         mode: ShmMode,
         peer: String,
         options: &Options,
+        meter: Meter,
     ) -> Self {
+        let patience = Patience::new(&options.limits, meter.clone(), Direction::Received);
         Self {
             socket,
-            intake: Intake::new(peer, options),
+            intake: Intake::new(peer, options, meter),
             pool: options.pool.clone(),
             mode,
             peer_arena: options.shm.peer_arena,
             segments: BTreeMap::new(),
             returns,
             idle: IdleWait::new(&options.timeouts),
-            patience: Patience::new(&options.limits),
+            patience,
             ahead: Ahead::new(),
             descriptors: VecDeque::new(),
             records: 0,
@@ -425,7 +428,8 @@ impl Drop for ShmReceiver {
 impl FrameReceiver for ShmReceiver {
     fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
         Box::pin(async move {
-            self.await_head().await?;
+            let there = self.await_head().await;
+            self.intake.counted(there)?;
             match &self.stage {
                 Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
@@ -434,11 +438,17 @@ impl FrameReceiver for ShmReceiver {
     }
 
     fn payload(&mut self) -> BoxFuture<'_, Result<Frame>> {
-        Box::pin(self.take_payload())
+        Box::pin(async move {
+            let frame = self.take_payload().await;
+            self.intake.counted(frame)
+        })
     }
 
     fn refuse(&mut self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.refuse_payload())
+        Box::pin(async move {
+            let refused = self.refuse_payload().await;
+            self.intake.counted(refused)
+        })
     }
 
     fn restrict(&mut self, bytes: u64) {

@@ -21,6 +21,7 @@ use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError, 
 use crate::link::{BoxFuture, FrameSender, Result};
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::telemetry::{Direction, Meter};
 
 /// Fed frames go out when so many bytes are there.
 const GATHER: usize = 128 << 10;
@@ -32,6 +33,7 @@ pub(super) struct ShmSender {
     lending: Arc<Lending>,
     mode: ShmMode,
     peer: String,
+    meter: Meter,
     patience: Patience,
     /// What is still to be written, and the descriptors that go beside its bytes, by offset.
     out: BytesMut,
@@ -88,13 +90,16 @@ impl ShmSender {
         mode: ShmMode,
         peer: String,
         options: &Options,
+        meter: Meter,
     ) -> Self {
+        let patience = Patience::new(&options.limits, meter.clone(), Direction::Sent);
         Self {
             socket,
             lending,
             mode,
             peer,
-            patience: Patience::new(&options.limits),
+            meter,
+            patience,
             out: BytesMut::new(),
             descriptors: VecDeque::new(),
             last: None,
@@ -388,11 +393,19 @@ impl Drop for ShmSender {
 
 impl FrameSender for ShmSender {
     fn send(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.put(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let sent = self.put(frame).await;
+            self.meter.sent(bytes, sent)
+        })
     }
 
     fn feed(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.gather(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let fed = self.gather(frame).await;
+            self.meter.sent(bytes, fed)
+        })
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<()>> {

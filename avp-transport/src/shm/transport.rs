@@ -17,7 +17,8 @@ use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
 use crate::socket;
-use crate::url::TransportUrl;
+use crate::telemetry::connecting;
+use crate::url::{Scheme, TransportUrl};
 
 /// Connects through shared memory. [`Options::shm`] says how.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +42,9 @@ impl ShmConnector {
 
 impl Connector for ShmConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(socket::in_time(url, &self.options, self.open(url)))
+        Box::pin(async move {
+            connecting(Scheme::SharedMemory, socket::in_time(url, &self.options, self.open(url)).await)
+        })
     }
 }
 
@@ -67,7 +70,15 @@ impl ShmListener {
         let (listener, file) = path::bind(path).await?;
         let gate = HalfOpenGate::new(options.limits.max_half_open_per_peer);
         let (path, url) = (Arc::from(path), url.clone());
-        Ok(Self { listener, path, url, options, gate, handshaking: Handshaking::default(), _file: file })
+        Ok(Self {
+            listener,
+            path,
+            url,
+            options,
+            gate,
+            handshaking: Handshaking::new(Scheme::SharedMemory),
+            _file: file,
+        })
     }
 
     async fn next(&self) -> Connection {

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
+use crate::telemetry::{Carrier, Meter, Side};
 pub(crate) use filling::memory_of;
 pub(crate) use reader::StreamReceiver;
 use writer::StreamSender;
@@ -22,7 +23,17 @@ where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let sender = StreamSender::new(write, peer.to_string(), options);
-    let receiver = StreamReceiver::new(read, peer.to_string(), options);
-    Connection::new(peer, Box::new(sender), Box::new(receiver), options)
+    let meter = Meter::connection(Carrier::Stream, Side::Neither, &peer);
+    metered(read, write, peer, options, meter)
+}
+
+/// The same for transports of this crate, which have a name.
+pub(crate) fn metered<R, W>(read: R, write: W, peer: Peer, options: &Options, meter: Meter) -> Connection
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let sender = StreamSender::new(write, peer.to_string(), options, meter.clone());
+    let receiver = StreamReceiver::new(read, peer.to_string(), options, meter.clone());
+    Connection::metered(peer, Box::new(sender), Box::new(receiver), options, meter)
 }

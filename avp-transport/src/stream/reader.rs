@@ -15,6 +15,7 @@ use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::telemetry::{Direction, Meter};
 use crate::work::Check;
 
 /// Read-ahead while frames are small.
@@ -65,18 +66,19 @@ impl<R> std::fmt::Debug for StreamReceiver<R> {
 }
 
 impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
-    pub(crate) fn new(io: R, peer: String, options: &Options) -> Self {
-        Self::with_intake(io, Intake::new(peer, options), options)
+    pub(crate) fn new(io: R, peer: String, options: &Options, meter: Meter) -> Self {
+        Self::with_intake(io, Intake::new(peer, options, meter), options)
     }
 
     /// For one of several streams of a connection.
     pub(crate) fn with_intake(io: R, intake: Intake, options: &Options) -> Self {
+        let patience = Patience::new(&options.limits, intake.meter.clone(), Direction::Received);
         Self {
             io,
             intake,
             pool: options.pool.clone(),
             idle: IdleWait::new(&options.timeouts),
-            patience: Patience::new(&options.limits),
+            patience,
             ahead: BytesMut::new(),
             bulk: false,
             stage: Stage::Between,
@@ -233,6 +235,10 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
         }
     }
 
+    async fn next(&mut self) -> Result<Option<Frame>> {
+        if self.await_head().await? { self.take_payload().await.map(Some) } else { Ok(None) }
+    }
+
     async fn take_payload(&mut self) -> Result<Frame> {
         self.prepare_small().await?;
         self.start_filling().await?;
@@ -324,7 +330,8 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
 impl<R: AsyncRead + Unpin + Send> FrameReceiver for StreamReceiver<R> {
     fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
         Box::pin(async move {
-            self.await_head().await?;
+            let there = self.await_head().await;
+            self.intake.counted(there)?;
             match &self.stage {
                 Stage::Judging(head) | Stage::Filling(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
@@ -333,16 +340,23 @@ impl<R: AsyncRead + Unpin + Send> FrameReceiver for StreamReceiver<R> {
     }
 
     fn payload(&mut self) -> BoxFuture<'_, Result<Frame>> {
-        Box::pin(self.take_payload())
+        Box::pin(async move {
+            let frame = self.take_payload().await;
+            self.intake.counted(frame)
+        })
     }
 
     fn refuse(&mut self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.refuse_payload())
+        Box::pin(async move {
+            let refused = self.refuse_payload().await;
+            self.intake.counted(refused)
+        })
     }
 
     fn recv(&mut self) -> BoxFuture<'_, Result<Option<Frame>>> {
         Box::pin(async move {
-            if self.await_head().await? { self.take_payload().await.map(Some) } else { Ok(None) }
+            let frame = self.next().await;
+            self.intake.counted(frame)
         })
     }
 

@@ -10,6 +10,7 @@ use crate::error::{Deadline, LimitExceeded, TransportError, UsageError};
 use crate::link::{BoxFuture, FrameSender, Result};
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::telemetry::{Direction, Meter};
 
 /// Frames up to this size are worth copying together when they are fed.
 const GATHER_FRAME: usize = 16 << 10;
@@ -21,6 +22,7 @@ const GATHER: usize = 128 << 10;
 pub(crate) struct StreamSender<W> {
     io: W,
     peer: String,
+    meter: Meter,
     patience: Patience,
     gathered: BytesMut,
     head: Bytes,
@@ -47,11 +49,13 @@ impl<W> std::fmt::Debug for StreamSender<W> {
 }
 
 impl<W: AsyncWrite + Unpin + Send> StreamSender<W> {
-    pub(crate) fn new(io: W, peer: String, options: &Options) -> Self {
+    pub(crate) fn new(io: W, peer: String, options: &Options, meter: Meter) -> Self {
+        let patience = Patience::new(&options.limits, meter.clone(), Direction::Sent);
         Self {
             io,
             peer,
-            patience: Patience::new(&options.limits),
+            meter,
+            patience,
             gathered: BytesMut::new(),
             head: Bytes::new(),
             payload: Bytes::new(),
@@ -202,11 +206,19 @@ impl<W: AsyncWrite + Unpin + Send> StreamSender<W> {
 
 impl<W: AsyncWrite + Unpin + Send> FrameSender for StreamSender<W> {
     fn send(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.put(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let sent = self.put(frame).await;
+            self.meter.sent(bytes, sent)
+        })
     }
 
     fn feed(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.gather(frame))
+        Box::pin(async move {
+            let bytes = frame.len();
+            let fed = self.gather(frame).await;
+            self.meter.sent(bytes, fed)
+        })
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<()>> {

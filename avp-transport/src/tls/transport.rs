@@ -16,8 +16,9 @@ use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
 use crate::socket;
-use crate::stream::connection_over;
-use crate::url::TransportUrl;
+use crate::stream;
+use crate::telemetry::{Meter, Side, connecting};
+use crate::url::{Scheme, TransportUrl};
 
 /// Connects over TLS. [`Options::tls`] says whom it trusts and what it shows.
 #[derive(Clone, Debug)]
@@ -41,13 +42,15 @@ impl TlsConnector {
         let name = server_name(url, host)?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, stream).await.map_err(|error| fault(url.to_string(), error))?;
-        secured(stream.into(), address, &self.options)
+        secured(stream.into(), address, &self.options, Side::Client)
     }
 }
 
 impl Connector for TlsConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(socket::in_time(url, &self.options, self.open(url)))
+        Box::pin(
+            async move { connecting(Scheme::Tls, socket::in_time(url, &self.options, self.open(url)).await) },
+        )
     }
 }
 
@@ -76,7 +79,7 @@ impl TlsListener {
         let (listener, address) = socket::bind(host, &addresses).await?;
         let url = TransportUrl::Tls { host: address.ip().to_string(), port: address.port() };
         let gate = HalfOpenGate::new(options.limits.max_half_open_per_peer);
-        Ok(Self { listener, url, options, gate, config, handshaking: Handshaking::default() })
+        Ok(Self { listener, url, options, gate, config, handshaking: Handshaking::new(Scheme::Tls) })
     }
 
     async fn next(&self) -> Connection {
@@ -109,11 +112,16 @@ async fn accept(
 ) -> Result<Connection> {
     let stream =
         TlsAcceptor::from(config).accept(stream).await.map_err(|error| fault(address.to_string(), error))?;
-    secured(stream.into(), address, &options)
+    secured(stream.into(), address, &options, Side::Server)
 }
 
 /// A connection over an established stream; who the peer is, its certificate says.
-fn secured(stream: TlsStream<TcpStream>, address: SocketAddr, options: &Options) -> Result<Connection> {
+fn secured(
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    options: &Options,
+    side: Side,
+) -> Result<Connection> {
     let (socket, session) = stream.get_ref();
     socket.set_nodelay(true).map_err(|source| IoFault::Broken { peer: address.to_string(), source })?;
     let mut peer = Peer::at(PeerAddress::Socket(address));
@@ -124,7 +132,8 @@ fn secured(stream: TlsStream<TcpStream>, address: SocketAddr, options: &Options)
         peer = peer.with_identity(identity);
     }
     let (read, write) = tokio::io::split(stream);
-    Ok(connection_over(read, write, peer, options))
+    let meter = Meter::connection(Scheme::Tls, side, &peer);
+    Ok(stream::metered(read, write, peer, options, meter))
 }
 
 /// The name that the listener's certificate has to be for.

@@ -63,7 +63,7 @@ async fn take_in(streams: Arc<dyn Streams>, board: Arc<Board>, patience: Duratio
             Some(done) = nameless.join_next() => refused += u32::from(!settle(&board, done.ok().flatten())),
         }
         if refused > refusals {
-            tracing::warn!(refused, "gave up a connection that opens streams nobody wants");
+            tracing::debug!(refused, "gave up a connection that opens streams nobody wants");
             return board.end(End::Failed);
         }
     }

@@ -15,11 +15,13 @@ use crate::connection::{Connection, Peer};
 use crate::error::{Deadline, LimitExceeded, TransportError, UsageError};
 use crate::link::{FrameReceiver, FrameSender, Halves, Result, Streams};
 use crate::options::Options;
+use crate::telemetry::{Direction, Meter};
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) peer: Peer,
     options: Options,
+    pub(super) meter: Meter,
     pub(super) board: Arc<Board>,
     pub(super) sender: Mutex<Box<dyn FrameSender>>,
     inbox: Mutex<Inbox>,
@@ -42,7 +44,7 @@ struct Inbox {
 impl Shared {
     pub(super) fn over(connection: Connection) -> Self {
         let (peer, options) = (connection.peer().clone(), connection.options().clone());
-        let streams = connection.streams();
+        let (streams, meter) = (connection.streams(), connection.meter().clone());
         let (sender, receiver) = connection.split();
         let board = Arc::new(Board::new(options.limits.max_concurrent_transfers, streams.is_some()));
         let arrivals = streams.clone().map(|streams| {
@@ -52,6 +54,7 @@ impl Shared {
         Self {
             peer,
             options,
+            meter,
             board,
             sender: Mutex::new(sender),
             inbox: Mutex::new(Inbox { receiver, parked: None }),
@@ -92,7 +95,7 @@ impl Shared {
         let Some(streams) = self.streams.as_ref().filter(|_| !self.finished.load(Ordering::Relaxed)) else {
             return Err(self.closed().into());
         };
-        let opening = timeout(self.patience(), streams.open()).await;
+        let opening = self.meter.watch(Direction::Sent, timeout(self.patience(), streams.open())).await;
         let stream = opening.unwrap_or_else(|_| Err(self.deadline(Deadline::Send).into()))?;
         self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(stream)

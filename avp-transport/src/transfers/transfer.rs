@@ -10,6 +10,7 @@ use super::shared::{Shared, streams_announced, streams_note};
 use super::sources::Sources;
 use crate::error::{LimitExceeded as Limit, TransportError, UsageError};
 use crate::link::{FrameReceiver, FrameSender, Result};
+use crate::telemetry::TransferMeter;
 use crate::work;
 
 /// One of several transfers of a connection. Dropping it ends it; frames that still come for it are discarded, and whole
@@ -18,6 +19,7 @@ use crate::work;
 pub struct Transfer {
     id: String,
     shared: Arc<Shared>,
+    meter: Arc<TransferMeter>,
     outlet: Arc<Outlet>,
     inlet: Inlet,
     /// Streams that this transfer is received from.
@@ -40,6 +42,7 @@ pub struct Transfer {
 pub struct Stripe {
     id: String,
     shared: Arc<Shared>,
+    meter: Arc<TransferMeter>,
     outlet: Arc<Outlet>,
 }
 
@@ -101,10 +104,12 @@ impl Transfer {
         let is_accepted = sender.is_some();
         let outlet = Outlet::over(sender);
         shared.enlist(&outlet);
+        let meter = Arc::new(TransferMeter::new(&shared.meter, &id));
         let shared = Arc::clone(shared);
         Self {
             id,
             shared,
+            meter,
             outlet,
             inlet,
             sources: Sources::default(),
@@ -133,6 +138,13 @@ impl Transfer {
     /// # Errors
     /// As [`Connection::send_frame`](crate::Connection::send_frame).
     pub async fn send(&self, frame: Frame, encoding: &EncodeOptions) -> Result<()> {
+        let sending = self.meter.sending(&frame);
+        let outcome = self.put(frame, encoding).await;
+        sending.done(&outcome);
+        outcome
+    }
+
+    async fn put(&self, frame: Frame, encoding: &EncodeOptions) -> Result<()> {
         let encoded = encode(frame, &self.id, encoding, &self.shared).await?;
         if self.has_streams() {
             self.outlet.send(encoded, &self.shared).await
@@ -161,7 +173,8 @@ impl Transfer {
         let mut stripes = self.outlet.stripes.lock().await;
         *stripes += 1;
         self.outlet.send(note(*stripes).map_err(UsageError::Encode)?, &self.shared).await?;
-        Ok(Some(Stripe { id: self.id.clone(), shared: Arc::clone(&self.shared), outlet }))
+        let (shared, meter) = (Arc::clone(&self.shared), Arc::clone(&self.meter));
+        Ok(Some(Stripe { id: self.id.clone(), shared, meter, outlet }))
     }
 
     /// The next frame of this transfer; `None` once the peer has finished. Dropping the future loses nothing.
@@ -169,6 +182,16 @@ impl Transfer {
     /// # Errors
     /// As [`FrameReceiver::recv`]; a damaged frame is an error of its own transfer alone.
     pub async fn recv(&mut self) -> Result<Option<Frame>> {
+        let outcome = self.next().await;
+        match &outcome {
+            Ok(Some(frame)) => self.meter.received(frame),
+            Ok(None) => {}
+            Err(error) => self.meter.error(error),
+        }
+        outcome
+    }
+
+    async fn next(&mut self) -> Result<Option<Frame>> {
         loop {
             self.pick_up();
             let lane_open = !self.inlet.frames.is_closed() || !self.inlet.frames.is_empty();
@@ -262,7 +285,11 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        self.shared.board.routes().end(&self.id);
+        let mut routes = self.shared.board.routes();
+        if routes.has_failed() {
+            self.meter.failed();
+        }
+        routes.end(&self.id);
     }
 }
 
@@ -272,8 +299,14 @@ impl Stripe {
     /// # Errors
     /// As [`Transfer::send`].
     pub async fn send(&self, frame: Frame, encoding: &EncodeOptions) -> Result<()> {
-        let encoded = encode(frame, &self.id, encoding, &self.shared).await?;
-        self.outlet.send(encoded, &self.shared).await
+        let sending = self.meter.sending(&frame);
+        let outcome = async {
+            let encoded = encode(frame, &self.id, encoding, &self.shared).await?;
+            self.outlet.send(encoded, &self.shared).await
+        };
+        let outcome = outcome.await;
+        sending.done(&outcome);
+        outcome
     }
 }
 

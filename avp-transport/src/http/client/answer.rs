@@ -23,6 +23,7 @@ use crate::link::{FrameReceiver, Result};
 use crate::options::Options;
 use crate::patience::Patience;
 use crate::stream::StreamReceiver;
+use crate::telemetry::{Direction, Meter};
 
 /// Longest refusal that is read.
 const MAX_REFUSAL: usize = 64 << 10;
@@ -71,10 +72,11 @@ pub(super) struct Arriving {
     retry_after: Option<Duration>,
     body: BodyReader,
     lease: Lease,
+    meter: Meter,
 }
 
 impl Arriving {
-    pub(super) fn new(response: Response<Incoming>, lease: Lease) -> Self {
+    pub(super) fn new(response: Response<Incoming>, lease: Lease, meter: Meter) -> Self {
         let (head, body) = response.into_parts();
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let kind = text(CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -85,6 +87,7 @@ impl Arriving {
             retry_after: text(RETRY_AFTER).and_then(|value| value.parse().ok()).map(Duration::from_secs),
             body: BodyReader::new(body),
             lease,
+            meter,
         }
     }
 
@@ -130,7 +133,7 @@ impl Arriving {
     }
 
     async fn frame(self, options: &Options, memory: &MemoryBudget, pool: &Arc<Pool>) -> Result<Frame> {
-        let intake = Intake::within(memory.clone(), self.peer.to_string(), options);
+        let intake = Intake::within(memory.clone(), self.peer.to_string(), options, self.meter.clone());
         let mut receiver = StreamReceiver::with_intake(self.body, intake, options);
         let answer = |what: &str| PeerFault::Answer { peer: self.peer.to_string(), what: what.to_owned() };
         let frame = receiver.recv().await?.ok_or_else(|| answer("an empty frame"))?;
@@ -143,7 +146,7 @@ impl Arriving {
 
     async fn text(&mut self, options: &Options, limit: usize) -> Result<Vec<u8>> {
         let peer = self.peer.to_string();
-        let mut patience = Patience::new(&options.limits);
+        let mut patience = Patience::new(&options.limits, self.meter.clone(), Direction::Received);
         let mut text = Vec::new();
         loop {
             match patience.wait(self.body.read_buf(&mut text)).await {

@@ -25,6 +25,7 @@ use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, PeerFault, Tr
 use crate::link::Result;
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::telemetry::{Direction, Meter, Side, outcome_of};
 use crate::url::TransportUrl;
 use answer::Arriving;
 use pool::{Lease, Pool};
@@ -45,6 +46,7 @@ pub struct HttpClient {
     agent_id: HeaderValue,
     pool: Arc<Pool>,
     memory: MemoryBudget,
+    meter: Meter,
 }
 
 /// What a handshake over HTTP agreed on.
@@ -67,7 +69,8 @@ impl HttpClient {
         super::parts(url)?;
         let agent_id = HeaderValue::from_str(agent_id).map_err(|_| UsageError::AgentId)?;
         let memory = MemoryBudget::new(options.limits.memory_budget);
-        Ok(Self { url: url.clone(), options, agent_id, pool: Arc::default(), memory })
+        let meter = Meter::requests(url.scheme());
+        Ok(Self { url: url.clone(), options, agent_id, pool: Arc::default(), memory, meter })
     }
 
     /// Speaks HTTP/2 over plain `http` without asking first.
@@ -81,6 +84,12 @@ impl HttpClient {
     /// # Errors
     /// The server refused, or answered with what is no hello.
     pub async fn handshake(&self, config: NegotiatorConfig) -> Result<HttpSession> {
+        let outcome = self.counted(self.negotiate(config).await);
+        self.meter.negotiated(Side::Client, outcome_of(&outcome));
+        outcome
+    }
+
+    async fn negotiate(&self, config: NegotiatorConfig) -> Result<HttpSession> {
         let text = config.hello.to_json();
         let (fields, raw, peer) = self.ask(HANDSHAKE, text.into()).await?;
         let peer_name = peer.to_string();
@@ -115,8 +124,10 @@ impl HttpClient {
     /// [`Incompatible::Refused`] with the status and why, [`PeerFault::Answer`] where no AVP server is there, a deadline,
     /// or the network's.
     pub async fn transmit(&self, frame: EncodedFrame) -> Result<HttpAnswer> {
-        let arriving = self.send(Method::POST, TRANSMIT, Some(FRAME_TYPE), OutBody::of_frame(frame)).await?;
-        arriving.whole(&self.options, &self.memory, &self.pool).await
+        let (bytes, body) = (frame.len(), OutBody::of_frame(frame));
+        let sent = self.send(Method::POST, TRANSMIT, Some(FRAME_TYPE), body).await;
+        let arriving = self.meter.sent(bytes, sent)?;
+        self.counted(arriving.whole(&self.options, &self.memory, &self.pool).await)
     }
 
     /// Sends a text message; gives the answer.
@@ -126,7 +137,16 @@ impl HttpClient {
     pub async fn text(&self, message: &TextMessage) -> Result<HttpAnswer> {
         let body = OutBody::from(message.to_json());
         let arriving = self.send(Method::POST, TEXT, Some(JSON_TYPE), body).await?;
-        arriving.whole(&self.options, &self.memory, &self.pool).await
+        self.counted(arriving.whole(&self.options, &self.memory, &self.pool).await)
+    }
+
+    /// Counts refusals.
+    fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.inspect_err(|error| {
+            if let TransportError::Incompatible(Incompatible::Refused { refusal, .. }) = error {
+                self.meter.refused(refusal);
+            }
+        })
     }
 
     /// Whether the agent is there and well.
@@ -183,7 +203,7 @@ impl HttpClient {
                 headers.append(ACCEPT, HeaderValue::from_static(FRAME_TYPE));
             }
             match self.wait(&mut lease, request, &progress, total).await? {
-                Ok(response) => return Ok(Arriving::new(response, lease)),
+                Ok(response) => return Ok(Arriving::new(response, lease, self.meter.clone())),
                 Err(unsent) if lease.is_used() && attempts < ATTEMPTS => body = unsent.into_body(),
                 Err(_) => {
                     let peer = lease.peer.to_string();
@@ -205,7 +225,7 @@ impl HttpClient {
     ) -> Result<Result<hyper::Response<hyper::body::Incoming>, hyper::Request<OutBody>>> {
         let (peer, refused) = (lease.peer.clone(), lease.refused.clone());
         let mut sending = lease.send(request);
-        let mut patience = Patience::new(&self.options.limits);
+        let mut patience = Patience::new(&self.options.limits, self.meter.clone(), Direction::Sent);
         let mut gone = 0;
         let outcome = loop {
             if gone >= total {

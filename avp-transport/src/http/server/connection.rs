@@ -112,8 +112,8 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
                 let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream);
                 let stream = match timeout(within, accepting).await {
                     Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return tracing::debug!(%address, %error, "a peer failed in TLS"),
-                    Err(_) => return tracing::debug!(%address, "a peer dawdled in TLS"),
+                    Ok(Err(error)) => return tracing::debug!(peer = %address, %error, "a peer failed in TLS"),
+                    Err(_) => return tracing::debug!(peer = %address, "a peer dawdled in TLS"),
                 };
                 let (_, session) = stream.get_ref();
                 let h2 = session.alpn_protocol() == Some(b"h2");
@@ -126,7 +126,7 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
     };
     tokio::select! {
         () = serving => {}
-        () = pushed_out.notified() => tracing::debug!(%address, "a half-open connection made room"),
+        () = pushed_out.notified() => tracing::debug!(peer = %address, "a half-open connection made room"),
     }
 }
 

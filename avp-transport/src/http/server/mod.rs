@@ -20,6 +20,7 @@ use crate::half_open::HalfOpenGate;
 use crate::link::{BoxFuture, Listener, Result};
 use crate::options::Options;
 use crate::socket;
+use crate::telemetry::Meter;
 use crate::url::TransportUrl;
 use peers::Peers;
 
@@ -40,6 +41,7 @@ pub struct HttpListener {
 struct Shared {
     options: Options,
     http: HttpServerOptions,
+    meter: Meter,
     tls: Option<Arc<rustls::ServerConfig>>,
     gate: HalfOpenGate,
     peers: Peers,
@@ -77,6 +79,7 @@ impl HttpListener {
             peers: Peers::new(http.limits),
             options,
             http,
+            meter: Meter::requests(url.scheme()),
             tls: config,
             upgraded: sender,
         });

@@ -18,6 +18,7 @@ use crate::intake::Intake;
 use crate::link::{FrameReceiver, Result};
 use crate::patience::Patience;
 use crate::stream::StreamReceiver;
+use crate::telemetry::Direction;
 
 /// A refused body is read on for a while, since a client that writes does not see the answer before it has written.
 const LINGER: Duration = Duration::from_secs(2);
@@ -48,9 +49,10 @@ pub(super) async fn json(
         return Err(too_large());
     }
     let limits = &client.shared.options.limits;
-    let claim = client.memory.claim(announced, limits.frame_timeout).await;
+    let claim = client.memory.claim(announced, limits.frame_timeout);
+    let claim = client.shared.meter.watch(Direction::Received, claim).await;
     let claim = claim.map_err(|error| busy(&error))?;
-    let mut patience = Patience::new(limits);
+    let mut patience = Patience::new(limits, client.shared.meter.clone(), Direction::Received);
     let mut text = BytesMut::with_capacity(ROOM.min(limit));
     loop {
         if text.len() > limit {
@@ -79,7 +81,8 @@ pub(super) async fn frame(
 ) -> Result<Frame, HttpRefusal> {
     let mut options = client.shared.options.clone();
     options.timeouts.idle = options.limits.frame_timeout;
-    let intake = Intake::within(client.memory.clone(), client.peer.to_string(), &options);
+    let meter = client.shared.meter.clone();
+    let intake = Intake::within(client.memory.clone(), client.peer.to_string(), &options, meter);
     let mut receiver = StreamReceiver::with_intake(reader, intake, &options);
     let taken = take(caller, &mut receiver, service).await;
     if taken.is_err() {

@@ -34,6 +34,8 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: OutBody) -
 pub(super) fn refusal(refusal: &HttpRefusal) -> Response<OutBody> {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(status, refusal.to_json());
+    // For whoever counts refusals.
+    response.extensions_mut().insert(refusal.code_or_nearest());
     let headers = response.headers_mut();
     if let Some(after) = refusal.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));

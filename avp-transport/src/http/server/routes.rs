@@ -18,6 +18,7 @@ use super::connection::{Busy, Client};
 use super::{request, respond, upgrade};
 use crate::auth::Unauthorized;
 use crate::link::Result;
+use crate::telemetry::{Direction, Side};
 
 /// Longest `AVP-Agent-ID` that is kept, in bytes.
 const MAX_AGENT: usize = 256;
@@ -28,6 +29,9 @@ pub(super) async fn answer<S: Socket>(client: Arc<Client>, request: Request<Inco
     let _busy = Busy::new(&client);
     let version = request.version();
     let mut response = judge::<S>(Arc::clone(&client), request).await;
+    if let Some(code) = response.extensions().get::<ErrorCode>() {
+        client.shared.meter.reject(Direction::Sent, code.as_str());
+    }
     if client.is_dismissed() && version <= Version::HTTP_11 {
         // Requests that came along with this one are not looked at.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -83,6 +87,10 @@ async fn judge<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Re
         Ok(HttpReply::Frame(_)) if !accepts_frames => {
             let accept = format!("the answer is a frame, and the request does not accept {FRAME_TYPE}");
             respond::refusal(&HttpRefusal::with_status(406, accept))
+        }
+        Ok(HttpReply::Frame(frame)) => {
+            client.shared.meter.answered(&frame);
+            respond::reply(HttpReply::Frame(frame))
         }
         Ok(reply) => respond::reply(reply),
         Err(refusal) => {
@@ -162,7 +170,10 @@ async fn served(
     } else {
         let hello = Hello::from_json(&text)
             .map_err(|error| malformed(ErrorCode::MalformedHello, "handshake", &error))?;
-        service.handshake(caller, hello).await
+        let outcome = service.handshake(caller, hello).await;
+        let how = if outcome.is_ok() { "agreed" } else { "rejected" };
+        client.shared.meter.negotiated(Side::Server, how);
+        outcome
     }
 }
 

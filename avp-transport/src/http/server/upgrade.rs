@@ -15,6 +15,7 @@ use super::super::{HttpRefusal, UPGRADE as AVP};
 use super::connection::Client;
 use super::respond;
 use crate::connection::Peer;
+use crate::telemetry::Side;
 
 /// Answers 101 and hands the connection to whoever accepts.
 pub(super) fn answer<S: Socket>(
@@ -48,7 +49,7 @@ pub(super) fn answer<S: Socket>(
         // hyper has taken what was read ahead of it: what is left then is in its own buffer.
         let (stream, ahead) = parts.io.into_inner().into_parts();
         let ahead = if ahead.is_empty() { parts.read_buf } else { [parts.read_buf, ahead].concat().into() };
-        let connection = stream.into_connection(ahead, Peer::clone(&peer), &shared.options);
+        let connection = stream.into_connection(ahead, Peer::clone(&peer), &shared.options, Side::Server);
         let connection = identity.into_iter().fold(connection, |connection, name| connection.admit(name));
         room.send(place.into_iter().fold(connection, |connection, place| connection.with_half_open(place)));
     });
