@@ -31,11 +31,24 @@ mod linux {
         let directory = tempfile::tempdir().unwrap();
         let url = TransportUrl::SharedMemory { path: directory.path().join("rate.sock") };
         hand_over(&url);
-        round_trips(&url);
+        println!("bare eventfd ping-pong, 1 KiB frame round trip, in us");
+        for (name, busy_poll, runtime) in [
+            ("as it is", None, one_thread as fn() -> Runtime),
+            ("in a task of a pool of 2 threads", None, two_threads),
+            ("without busy polling", Some(Duration::ZERO), one_thread),
+        ] {
+            let mut options = options();
+            options.shm.busy_poll = busy_poll.unwrap_or(options.shm.busy_poll);
+            round_trips(name, &url, &options, runtime);
+        }
     }
 
-    fn runtime() -> Runtime {
+    fn one_thread() -> Runtime {
         Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    fn two_threads() -> Runtime {
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
     }
 
     fn options() -> Options {
@@ -45,17 +58,22 @@ mod linux {
     }
 
     /// Two ends, each to be used on a thread of its own, as two processes would be.
-    fn pair(client: &Runtime, server: &Runtime, url: &TransportUrl) -> (Connection, Connection) {
-        let listener = server.block_on(listen(url, &options())).unwrap();
+    fn pair(
+        client: &Runtime,
+        server: &Runtime,
+        url: &TransportUrl,
+        options: &Options,
+    ) -> (Connection, Connection) {
+        let listener = server.block_on(listen(url, options)).unwrap();
         thread::scope(|scope| {
             let accepting = scope.spawn(|| server.block_on(listener.accept()).unwrap());
-            (client.block_on(connect(url, &options())).unwrap(), accepting.join().unwrap())
+            (client.block_on(connect(url, options)).unwrap(), accepting.join().unwrap())
         })
     }
 
     fn hand_over(url: &TransportUrl) {
-        let (client_runtime, server_runtime) = (runtime(), runtime());
-        let (mut client, mut server) = pair(&client_runtime, &server_runtime, url);
+        let (client_runtime, server_runtime) = (one_thread(), one_thread());
+        let (mut client, mut server) = pair(&client_runtime, &server_runtime, url, &options());
         let plain = EncodeOptions { checksum: false, ..EncodeOptions::default() };
         let source = vec![3_u8; LARGE];
         let mut target = vec![1_u8; LARGE];
@@ -94,38 +112,41 @@ mod linux {
         println!("filling a warm arena buffer / memcpy into warm memory   rate ratio {:.2}", median(fills));
     }
 
-    fn round_trips(url: &TransportUrl) {
+    fn round_trips(name: &str, url: &TransportUrl, options: &Options, runtime: fn() -> Runtime) {
         let (client_runtime, server_runtime) = (runtime(), runtime());
-        let (mut client, mut server) = pair(&client_runtime, &server_runtime, url);
+        let (mut client, mut server) = pair(&client_runtime, &server_runtime, url, options);
         let frame =
             Frame::new(Metadata::default(), vec![1; 1 << 10]).encode(&EncodeOptions::default()).unwrap();
+        let echoed = frame.clone();
+        let echoing = server_runtime.spawn(async move {
+            while let Some(_frame) = server.recv().await.unwrap() {
+                server.send(echoed.clone()).await.unwrap();
+            }
+        });
         let (mut ratios, mut bare, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+        // A runtime of one thread runs its tasks within `block_on`.
+        let serving = thread::spawn(move || server_runtime.block_on(echoing).unwrap());
         for _ in 0..ROUNDS {
             let base = eventfds();
-            let trip = thread::scope(|scope| {
-                scope.spawn(|| {
-                    server_runtime.block_on(async {
-                        for _ in 0..TRIPS {
-                            server.recv().await.unwrap().unwrap();
-                            server.send(frame.clone()).await.unwrap();
-                        }
-                    });
-                });
-                client_runtime.block_on(async {
-                    let start = Instant::now();
-                    for _ in 0..TRIPS {
-                        client.send(frame.clone()).await.unwrap();
-                        client.recv().await.unwrap().unwrap();
-                    }
-                    start.elapsed().as_secs_f64() / TRIPS as f64
-                })
+            let frame = frame.clone();
+            let trips = client_runtime.spawn(async move {
+                let start = Instant::now();
+                for _ in 0..TRIPS {
+                    client.send(frame.clone()).await.unwrap();
+                    client.recv().await.unwrap().unwrap();
+                }
+                (client, start.elapsed().as_secs_f64() / TRIPS as f64)
             });
+            let (back, trip) = client_runtime.block_on(trips).unwrap();
+            client = back;
             bare.push(base * 1e6);
             ours.push(trip * 1e6);
             ratios.push(trip / base);
         }
-        println!("bare eventfd ping-pong   {:.2} us", median(bare));
-        println!("1 KiB frame round trip   {:.2} us, ratio {:.2}", median(ours), median(ratios));
+        drop(client);
+        serving.join().unwrap();
+        let (bare, ours, ratio) = (median(bare), median(ours), median(ratios));
+        println!("{name:34} {bare:6.2} {ours:6.2}, ratio {ratio:.2}");
     }
 
     /// Seconds of a round trip between two threads that wake each other by eventfds.

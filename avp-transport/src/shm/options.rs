@@ -1,5 +1,7 @@
 //! What shared memory allows, on every platform, so that options read the same everywhere.
 
+use std::time::Duration;
+
 /// How payloads lie in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -30,6 +32,11 @@ pub struct ShmOptions {
     pub arena: u64,
     /// Bytes of the peer's memory that one connection maps (4 GiB). The peer is told and keeps below.
     pub peer_arena: u64,
+    /// How long a receiver looks for what is coming before it sleeps, while traffic is brisk (50 us): a small frame
+    /// then takes a fraction of the time that waking up takes. It costs a core up to so much after each frame that
+    /// came soon after the one before; a quiet connection costs nothing. Other tasks get their turn between looks, and
+    /// no more receivers of a process look at a time than there are cores. Zero: never.
+    pub busy_poll: Duration,
 }
 
 impl Default for ShmOptions {
@@ -40,6 +47,7 @@ impl Default for ShmOptions {
             inline: 64 << 10,
             arena: 2 << 30,
             peer_arena: 4 << 30,
+            busy_poll: Duration::from_micros(50),
         }
     }
 }

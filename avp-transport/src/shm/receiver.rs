@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avp_wire::{BufferPool, Bytes, Flags, Frame, FrameHead, Header, PayloadBuffer};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::ahead::Ahead;
 use super::fault::ShmFault;
+use super::link::Incoming;
 use super::memory::{PeerMemoryError, PeerSegment};
 use super::options::ShmMode;
 use super::returns::{Borrowed, Returns};
@@ -29,7 +29,7 @@ const MAX_RECORDS: usize = 2 * MAX_SEGMENTS + 2;
 
 /// Everything read lives here and not in a future, so a dropped future loses nothing.
 pub(super) struct ShmReceiver {
-    socket: Arc<UnixStream>,
+    incoming: Incoming,
     intake: Intake,
     /// For payloads that come through the socket, and for copies.
     pool: BufferPool,
@@ -81,14 +81,14 @@ impl std::fmt::Debug for ShmReceiver {
 
 impl ShmReceiver {
     pub(super) fn new(
-        socket: Arc<UnixStream>,
+        incoming: Incoming,
         returns: Arc<Returns>,
         mode: ShmMode,
         peer: String,
         options: &Options,
     ) -> Self {
         Self {
-            socket,
+            incoming,
             intake: Intake::new(peer, options),
             pool: options.pool.clone(),
             mode,
@@ -144,7 +144,7 @@ impl ShmReceiver {
         if !self.descriptors.is_empty() {
             return self.fault(ShmFault::ExtraDescriptor);
         }
-        match timeout(self.idle, self.ahead.read(&self.socket, 1, &mut self.descriptors)).await {
+        match timeout(self.idle, self.ahead.read(&mut self.incoming, 1, &mut self.descriptors)).await {
             Ok(Ok(0)) => Ok(false),
             Ok(Ok(_)) => Ok(true),
             Ok(Err(source)) => self.broken(source),
@@ -231,8 +231,8 @@ impl ShmReceiver {
     /// Reads until `needed` bytes of `expected` are there.
     async fn need(&mut self, needed: usize, expected: usize) -> Result<()> {
         while self.ahead.bytes().len() < needed {
-            let Self { socket, ahead, descriptors, patience, .. } = self;
-            let read = patience.wait(ahead.read(socket, needed, descriptors)).await;
+            let Self { incoming, ahead, descriptors, patience, .. } = self;
+            let read = patience.wait(ahead.read(incoming, needed, descriptors)).await;
             let peer = self.intake.peer.clone();
             let (got, expected) = (to_u64(self.ahead.bytes().len()), to_u64(expected));
             match read {
@@ -406,7 +406,7 @@ impl ShmReceiver {
         self.stage = Stage::Failed;
         loop {
             self.ahead.clear();
-            let read = self.ahead.read(&self.socket, 1, &mut self.descriptors).await;
+            let read = self.ahead.read(&mut self.incoming, 1, &mut self.descriptors).await;
             self.descriptors.clear();
             match read {
                 Ok(0) => {
@@ -435,6 +435,12 @@ impl FrameReceiver for ShmReceiver {
                 Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
             }
+        })
+    }
+
+    fn recv(&mut self) -> BoxFuture<'_, Result<Option<Frame>>> {
+        Box::pin(async move {
+            if self.await_head().await? { self.take_payload().await.map(Some) } else { Ok(None) }
         })
     }
 

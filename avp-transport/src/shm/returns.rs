@@ -4,21 +4,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
-use tokio::net::UnixStream;
 
 use super::memory::PeerSegment;
+use super::socket::Socket;
 use super::wire::Word;
 
 /// Brings words to the peer, in order.
 #[derive(Debug)]
 pub(super) struct Returns {
-    channel: Arc<UnixStream>,
+    channel: Arc<Socket>,
     /// Words that the socket did not take yet: at most two for each payload that memory was claimed for.
     waiting: Mutex<Vec<u8>>,
 }
 
 impl Returns {
-    pub(super) fn new(channel: Arc<UnixStream>) -> Self {
+    pub(super) fn new(channel: Arc<Socket>) -> Self {
         Self { channel, waiting: Mutex::default() }
     }
 
