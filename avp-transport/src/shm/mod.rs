@@ -6,9 +6,9 @@
 //!
 //! - [`memory`]: segments of memory, and what is `unsafe` about them.
 //! - `arena`, `lending`: what the sending side allocates, and what is out at the peer.
-//! - `returns`: what the receiving side says about payloads.
+//! - `segments`, `returns`: the peer's memory, and what the receiving side says about payloads.
 //! - `wire`, `link`: records, and descriptors beside them.
-//! - `socket`, `busy`: waiting for the other side, asleep or awake.
+//! - `socket`, `busy`, `supply`: waiting for the other side, asleep or awake.
 //! - `greeting`, `path`, `transport`: how a connection comes about.
 
 #[cfg(target_os = "linux")]
@@ -34,9 +34,13 @@ mod receiver;
 #[cfg(target_os = "linux")]
 mod returns;
 #[cfg(target_os = "linux")]
+mod segments;
+#[cfg(target_os = "linux")]
 mod sender;
 #[cfg(target_os = "linux")]
 mod socket;
+#[cfg(target_os = "linux")]
+mod supply;
 #[cfg(target_os = "linux")]
 mod transport;
 #[cfg(target_os = "linux")]
