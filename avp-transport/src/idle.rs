@@ -5,31 +5,26 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use crate::busy_poll::BusyPoll;
 use crate::error::{Deadline, LimitExceeded, TransportError};
 use crate::options::Timeouts;
 
 /// How a receiver waits between frames.
-///
-/// A thread that sleeps takes tens of microseconds to be woken, more than a small frame takes altogether. So while the
-/// frames before came soon, a wait goes on asking for [`Timeouts::busy_poll`], giving way to other tasks in between,
-/// before it lets the thread sleep.
 #[derive(Debug)]
 pub(crate) struct IdleWait {
     deadline: Duration,
-    busy_poll: Duration,
-    /// Whether the last frame that was not there already came soon.
-    soon: bool,
+    busy: BusyPoll,
 }
 
 impl IdleWait {
     pub(crate) fn new(timeouts: &Timeouts) -> Self {
-        Self { deadline: timeouts.idle, busy_poll: timeouts.busy_poll, soon: false }
+        // Only the runtime can tell what has come, so it has a turn after each look.
+        Self { deadline: timeouts.idle, busy: BusyPoll::new(timeouts.busy_poll, Duration::ZERO) }
     }
 
-    /// What `future` gives within the idle deadline.
+    /// What `future` gives within the idle deadline, looked for awake first where that pays.
     pub(crate) async fn wait<T>(
         &mut self,
         peer: &str,
@@ -40,24 +35,31 @@ impl IdleWait {
         if let Poll::Ready(value) = once(&mut future).await {
             return Ok(value);
         }
-        let start = Instant::now();
-        if self.soon {
-            while start.elapsed() < self.busy_poll {
-                yield_now().await;
+        if let Some(mut looks) = self.busy.begin() {
+            while looks.again().await {
                 if let Poll::Ready(value) = once(&mut future).await {
+                    self.busy.found(&looks);
                     return Ok(value);
                 }
             }
         }
-        self.soon = false;
-        let after = self.deadline;
-        let value = timeout(after, future).await.map_err(|_| {
-            let (peer, which) = (peer.to_owned(), Deadline::Idle);
-            LimitExceeded::Deadline { peer, which, after, got: 0, expected: 0 }
-        })?;
-        // Being woken is part of what this measures, so a frame that came within the window may show as twice that.
-        self.soon = start.elapsed() < self.busy_poll.saturating_mul(2);
+        let start = Instant::now();
+        let value = self.sleep(peer, future).await?;
+        self.busy.slept(start.elapsed());
         Ok(value)
+    }
+
+    /// What `future` gives within the idle deadline.
+    pub(crate) async fn sleep<T>(
+        &self,
+        peer: &str,
+        future: impl Future<Output = T>,
+    ) -> Result<T, TransportError> {
+        let after = self.deadline;
+        timeout(after, future).await.map_err(|_| {
+            let (peer, which) = (peer.to_owned(), Deadline::Idle);
+            LimitExceeded::Deadline { peer, which, after, got: 0, expected: 0 }.into()
+        })
     }
 }
 

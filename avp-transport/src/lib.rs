@@ -18,6 +18,7 @@
 
 mod auth;
 mod budget;
+mod busy_poll;
 mod connection;
 mod error;
 mod half_open;

@@ -74,9 +74,11 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Waiting for the next frame to begin (10 min).
     pub idle: Duration,
-    /// How long a receiver whose last frame came soon keeps its thread awake for the next one (50 us), giving way to
-    /// other tasks. It saves the time that waking a thread takes, which is most of a small frame's round trip within one
-    /// machine, and costs that much processor time once whenever frames stop coming. Zero turns it off.
+    /// How long a receiver looks for the next frame before it lets its thread sleep, while frames follow one another
+    /// closely (50 us): within one machine a small frame then takes a fraction of the time that waking a thread takes.
+    /// It costs a core up to so much after each frame that came soon after the one before; a quiet connection costs
+    /// nothing. Other tasks get their turn between looks, and no more receivers of a process look at a time than there
+    /// are cores. Zero: never.
     pub busy_poll: Duration,
     /// Waiting for the peer to end its side at a graceful close (10 s).
     pub close: Duration,

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use tokio::net::UnixStream;
-
-use super::link;
+use super::link::Incoming;
 
 /// Room for many small frames; more where a single one needs it.
 const ROOM: usize = 128 << 10;
@@ -44,13 +42,13 @@ impl Ahead {
     /// `InvalidData` error.
     pub(super) async fn read(
         &mut self,
-        socket: &UnixStream,
+        incoming: &mut Incoming,
         needed: usize,
         descriptors: &mut VecDeque<OwnedFd>,
     ) -> io::Result<usize> {
         self.make_room(needed);
         let room = self.buffer.get_mut(self.end..).unwrap_or_default();
-        let (count, truncated) = link::receive(socket, room, descriptors).await?;
+        let (count, truncated) = incoming.receive(room, descriptors).await?;
         self.end += count;
         let too_many = truncated || descriptors.len() > MOST_DESCRIPTORS;
         if too_many { Err(io::ErrorKind::InvalidData.into()) } else { Ok(count) }

@@ -13,11 +13,12 @@ use tokio::net::UnixStream;
 use super::arena::Arena;
 use super::fault::ShmFault;
 use super::lending::Lending;
-use super::link;
+use super::link::{self, Incoming};
 use super::options::ShmMode;
 use super::receiver::ShmReceiver;
 use super::returns::Returns;
 use super::sender::ShmSender;
+use super::socket::Socket;
 use super::wire::{Greeting, MAX_INLINE};
 use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, PeerFault, TransportError};
@@ -57,7 +58,7 @@ impl Process {
 
 /// The connecting side: says what it would do, and takes what the listener chooses.
 pub(super) async fn greet(socket: UnixStream, path: &Path, options: &Options) -> Result<Connection> {
-    let ends = Ends::of(socket, path)?;
+    let mut ends = Ends::of(socket, path, options)?;
     ends.process.check(&ends.peer, options)?;
     let ours = Greeting { mode: options.shm.mode, refusal: 0, peer_arena: options.shm.peer_arena };
     ends.send(ours, None).await?;
@@ -71,12 +72,12 @@ pub(super) async fn greet(socket: UnixStream, path: &Path, options: &Options) ->
     }
     let channel = channel.ok_or_else(|| ends.fault(ShmFault::NoDescriptor))?;
     let channel = ends.channel(channel)?;
-    Ok(ends.join(channel, theirs.mode, theirs.peer_arena, options, Side::Client))
+    ends.join(channel, theirs.mode, theirs.peer_arena, options, Side::Client)
 }
 
 /// The listening side: chooses, and passes one end of the second socket.
 pub(super) async fn answer(socket: UnixStream, path: Arc<Path>, options: Options) -> Result<Connection> {
-    let ends = Ends::of(socket, &path)?;
+    let mut ends = Ends::of(socket, &path, &options)?;
     let own = Greeting { mode: options.shm.mode, refusal: 0, peer_arena: options.shm.peer_arena };
     if let Err(error) = ends.process.check(&ends.peer, &options) {
         let refusal = ErrorCode::Unauthorized.number();
@@ -92,22 +93,25 @@ pub(super) async fn answer(socket: UnixStream, path: Arc<Path>, options: Options
     let (channel, passed) = UnixStream::pair().map_err(|source| ends.broken(source))?;
     let passed = OwnedFd::from(passed.into_std().map_err(|source| ends.broken(source))?);
     ends.send(Greeting { mode, ..own }, Some(passed)).await?;
-    Ok(ends.join(channel, mode, theirs.peer_arena, &options, Side::Server))
+    ends.join(channel, mode, theirs.peer_arena, &options, Side::Server)
 }
 
 /// A socket whose two ends have not greeted each other.
 struct Ends {
-    socket: UnixStream,
+    socket: Arc<Socket>,
+    incoming: Incoming,
     process: Process,
     peer: Peer,
 }
 
 impl Ends {
-    fn of(socket: UnixStream, path: &Path) -> Result<Self> {
+    fn of(stream: UnixStream, path: &Path, options: &Options) -> Result<Self> {
         let broken = |source| IoFault::Broken { peer: path.display().to_string(), source };
-        let process = Process::at(&socket).map_err(broken)?;
+        let process = Process::at(&stream).map_err(broken)?;
         let peer = process.peer(path);
-        Ok(Self { socket, process, peer })
+        let socket = Socket::new(stream).map_err(broken)?;
+        let incoming = Incoming::new(socket.again().map_err(broken)?, options.timeouts.busy_poll);
+        Ok(Self { socket, incoming, process, peer })
     }
 
     async fn send(&self, greeting: Greeting, mut fd: Option<OwnedFd>) -> Result<()> {
@@ -127,13 +131,13 @@ impl Ends {
     }
 
     /// The other side's greeting, no byte more, and the descriptor beside it.
-    async fn receive(&self) -> Result<(Greeting, Option<OwnedFd>)> {
+    async fn receive(&mut self) -> Result<(Greeting, Option<OwnedFd>)> {
         let mut bytes = [0; Greeting::SIZE];
         let mut fds = VecDeque::new();
         let mut have = 0;
         while have < bytes.len() {
             let room = bytes.get_mut(have..).unwrap_or_default();
-            match link::receive(&self.socket, room, &mut fds).await {
+            match self.incoming.receive(room, &mut fds).await {
                 Ok((0, _)) => {
                     return Err(PeerFault::ClosedInHandshake { peer: self.peer.to_string() }.into());
                 }
@@ -174,28 +178,23 @@ impl Ends {
         their_limit: u64,
         options: &Options,
         side: Side,
-    ) -> Connection {
+    ) -> Result<Connection> {
+        let channel = Socket::new(channel).map_err(|source| self.broken(source))?;
         let meter = Meter::connection(Scheme::SharedMemory, side, &self.peer);
-        let (socket, channel, peer) = (Arc::new(self.socket), Arc::new(channel), self.peer.to_string());
+        let peer = self.peer.to_string();
         let budget = options.shm.arena.min(their_limit);
         let inline = options.shm.inline.min(MAX_INLINE);
         let lending = Arc::new(Lending::new(Arena::new(budget), budget, inline, Arc::clone(&channel)));
-        let sender = ShmSender::new(
-            Arc::clone(&socket),
-            Arc::clone(&lending),
-            mode,
-            peer.clone(),
-            options,
-            meter.clone(),
-        );
+        let sender =
+            ShmSender::new(self.socket, Arc::clone(&lending), mode, peer.clone(), options, meter.clone());
         let returns = Arc::new(Returns::new(channel));
-        let receiver = ShmReceiver::new(socket, returns, mode, peer, options, meter.clone());
+        let receiver = ShmReceiver::new(self.incoming, returns, mode, peer, options, meter.clone());
         let mut options = options.clone();
         if mode == ShmMode::Pooled {
             // Buffers that callers fill to send them lie where the peer can see them.
             options.pool = options.pool.with_source(lending);
         }
-        Connection::metered(self.peer, Box::new(sender), Box::new(receiver), &options, meter)
+        Ok(Connection::metered(self.peer, Box::new(sender), Box::new(receiver), &options, meter))
     }
 
     fn fault(&self, fault: ShmFault) -> TransportError {

@@ -7,10 +7,10 @@ use avp_wire::{BufferSource, Bytes, SourceMemory};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
-use tokio::net::UnixStream;
 
 use super::arena::{Arena, Block, NoBlock};
 use super::fault::ShmFault;
+use super::socket::Socket;
 use super::wire::Word;
 
 /// Bytes of payloads that the peer has not taken yet; a larger one travels alone.
@@ -33,7 +33,7 @@ pub(super) struct Lending {
     pub(super) budget: u64,
     /// Longest payload that goes through the socket.
     pub(super) inline: usize,
-    channel: Arc<UnixStream>,
+    channel: Arc<Socket>,
     book: Mutex<Book>,
 }
 
@@ -59,7 +59,7 @@ struct Loan {
 }
 
 impl Lending {
-    pub(super) fn new(arena: Arc<Arena>, budget: u64, inline: usize, channel: Arc<UnixStream>) -> Self {
+    pub(super) fn new(arena: Arc<Arena>, budget: u64, inline: usize, channel: Arc<Socket>) -> Self {
         Self { arena, budget, inline, channel, book: Mutex::default() }
     }
 
@@ -90,13 +90,8 @@ impl Lending {
 
     /// Waits until the peer has said something.
     pub(super) async fn news(&self) {
-        let looked = self.channel.async_io(Interest::READABLE, || {
-            let mut byte = [0; 1];
-            let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            Ok(rustix::net::recv(&*self.channel, &mut byte[..], peek)?)
-        });
         // An error shows again where it is dealt with, in `collect`.
-        let _ = looked.await;
+        let _ = self.channel.ready(Interest::READABLE).await;
     }
 
     /// Whether a payload may go now: not too much on its way. `None` where the peer drops it anyway.
@@ -221,11 +216,13 @@ pub(super) fn copy_into(mut block: Block, payload: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
 
     fn lending() -> (Lending, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Lending::new(Arena::new(1 << 20), 1 << 20, 64, Arc::new(ours)), theirs)
+        (Lending::new(Arena::new(1 << 20), 1 << 20, 64, Socket::new(ours).unwrap()), theirs)
     }
 
     async fn say(channel: &UnixStream, words: &[Word]) {

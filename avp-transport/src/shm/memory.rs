@@ -1,4 +1,4 @@
-//! Segments: memory that can be mapped by two processes and never shrinks. Everything `unsafe` of shared memory.
+//! Segments: memory that can be mapped by two processes and never shrinks. What is `unsafe` about shared memory.
 //!
 //! # Why reading a peer's memory cannot crash
 //! Access to a mapped page beyond the end of its file is a SIGBUS. [`PeerSegment::map`] takes only descriptors of memory

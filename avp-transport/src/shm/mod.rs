@@ -4,16 +4,18 @@
 //! A second socket brings word of what the receiver has taken and given back, so that a sender learns of it whatever
 //! its own receiving side does. Each side sends from memory of its own, which the other can only read.
 //!
-//! - [`memory`]: segments of memory, and everything that is `unsafe` here.
+//! - [`memory`]: segments of memory, and what is `unsafe` about them.
 //! - `arena`, `lending`: what the sending side allocates, and what is out at the peer.
-//! - `returns`: what the receiving side says about payloads.
+//! - `segments`, `returns`: the peer's memory, and what the receiving side says about payloads.
 //! - `wire`, `link`: records, and descriptors beside them.
+//! - `socket`, `supply`: waiting for the other side, asleep or awake.
 //! - `greeting`, `path`, `transport`: how a connection comes about.
 
 #[cfg(target_os = "linux")]
 mod ahead;
 #[cfg(target_os = "linux")]
 mod arena;
+#[cfg(target_os = "linux")]
 mod fault;
 #[cfg(target_os = "linux")]
 mod greeting;
@@ -31,7 +33,13 @@ mod receiver;
 #[cfg(target_os = "linux")]
 mod returns;
 #[cfg(target_os = "linux")]
+mod segments;
+#[cfg(target_os = "linux")]
 mod sender;
+#[cfg(target_os = "linux")]
+mod socket;
+#[cfg(target_os = "linux")]
+mod supply;
 #[cfg(target_os = "linux")]
 mod transport;
 #[cfg(target_os = "linux")]

@@ -1,21 +1,19 @@
 //! Frames out of a connection over shared memory. Heads are read from the socket and judged as on any transport; a
 //! payload in memory is given as a view of it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use avp_wire::{BufferPool, Bytes, Flags, Frame, FrameHead, Header, PayloadBuffer};
-use tokio::net::UnixStream;
 
-use super::ahead::Ahead;
 use super::fault::ShmFault;
-use super::memory::{PeerMemoryError, PeerSegment};
+use super::link::Incoming;
+use super::memory::PeerMemoryError;
 use super::options::ShmMode;
 use super::returns::{Borrowed, Returns};
+use super::segments::{Segments, Spot};
+use super::supply::{Supply, broken};
 use super::wire::{MAX_INLINE, MAX_SEGMENTS, Record, Word};
-use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
+use crate::error::{IoFault, PeerFault, TransportError, UsageError};
 use crate::idle::IdleWait;
 use crate::intake::{Checking, Intake};
 use crate::link::{BoxFuture, FrameReceiver, Result};
@@ -29,20 +27,14 @@ const MAX_RECORDS: usize = 2 * MAX_SEGMENTS + 2;
 
 /// Everything read lives here and not in a future, so a dropped future loses nothing.
 pub(super) struct ShmReceiver {
-    socket: Arc<UnixStream>,
+    supply: Supply,
     intake: Intake,
     /// For payloads that come through the socket, and for copies.
     pool: BufferPool,
     mode: ShmMode,
-    /// Bytes of the peer's memory to map at most.
-    peer_arena: u64,
-    segments: BTreeMap<u32, Arc<PeerSegment>>,
+    segments: Segments,
     returns: Arc<Returns>,
     idle: IdleWait,
-    patience: Patience,
-    ahead: Ahead,
-    /// Descriptors whose record has not come whole.
-    descriptors: VecDeque<OwnedFd>,
     /// Records since the last frame.
     records: usize,
     stage: Stage,
@@ -66,11 +58,11 @@ enum Stage {
     Failed,
 }
 
-/// Where the payload of a frame is.
+/// Where the payload of a frame is; in memory with the token that it has.
 #[derive(Debug)]
 enum Place {
     Inline(usize),
-    Memory { segment: Arc<PeerSegment>, offset: usize, len: usize, token: u64 },
+    Memory(Spot, u64),
 }
 
 impl std::fmt::Debug for ShmReceiver {
@@ -81,7 +73,7 @@ impl std::fmt::Debug for ShmReceiver {
 
 impl ShmReceiver {
     pub(super) fn new(
-        socket: Arc<UnixStream>,
+        incoming: Incoming,
         returns: Arc<Returns>,
         mode: ShmMode,
         peer: String,
@@ -90,17 +82,13 @@ impl ShmReceiver {
     ) -> Self {
         let patience = Patience::new(&options.limits, meter.clone(), Direction::Received);
         Self {
-            socket,
+            supply: Supply::new(incoming, patience),
             intake: Intake::new(peer, options, meter),
             pool: options.pool.clone(),
             mode,
-            peer_arena: options.shm.peer_arena,
-            segments: BTreeMap::new(),
+            segments: Segments::new(mode, options.shm.peer_arena),
             returns,
             idle: IdleWait::new(&options.timeouts),
-            patience,
-            ahead: Ahead::new(),
-            descriptors: VecDeque::new(),
             records: 0,
             stage: Stage::Between,
         }
@@ -138,33 +126,23 @@ impl ShmReceiver {
     /// Waits for the first byte of a frame or record; `false` when the peer has finished.
     async fn begin(&mut self) -> Result<bool> {
         if self.records == 0 {
-            self.patience.reset();
+            self.supply.be_patient();
         }
-        if !self.ahead.bytes().is_empty() {
+        if !self.supply.bytes().is_empty() {
             return Ok(true);
         }
-        if !self.descriptors.is_empty() {
+        if self.supply.has_descriptors() {
             return self.fault(ShmFault::ExtraDescriptor);
         }
-        let reading = self.ahead.read(&self.socket, 1, &mut self.descriptors);
-        match self.idle.wait(&self.intake.peer, reading).await? {
+        match self.idle.sleep(&self.intake.peer, self.supply.read()).await? {
             Ok(bytes) => Ok(bytes > 0),
-            Err(source) => self.broken(source),
+            Err(source) => self.fail(broken(&self.intake.peer, source)),
         }
-    }
-
-    /// A read failed: more descriptors than may come, or the connection broke.
-    fn broken<T>(&mut self, source: io::Error) -> Result<T> {
-        if source.kind() == io::ErrorKind::InvalidData {
-            return self.fault(ShmFault::ExtraDescriptor);
-        }
-        let peer = self.intake.peer.clone();
-        self.fail(IoFault::Broken { peer, source })
     }
 
     /// Takes one record, or one head.
     async fn advance(&mut self) -> Result<()> {
-        if self.ahead.bytes().first() != Some(&Record::FIRST) {
+        if self.supply.bytes().first() != Some(&Record::FIRST) {
             let header = self.header(0).await?;
             let len = to_usize(header.payload_len_on_wire());
             if len > MAX_INLINE {
@@ -173,15 +151,14 @@ impl ShmReceiver {
             return self.head(header, 0, Place::Inline(len)).await;
         }
         self.need(Record::SIZE, Record::SIZE).await?;
-        let record = self.ahead.bytes().first_chunk().map_or(Err(ShmFault::Malformed), Record::decode);
+        let record = self.supply.bytes().first_chunk().map_or(Err(ShmFault::Malformed), Record::decode);
         match record {
             Ok(Record::Payload { segment, offset, token }) => {
                 let header = self.header(Record::SIZE).await?;
-                let place = match self.find(segment, offset, header.payload_len_on_wire(), token) {
-                    Ok(place) => place,
-                    Err(fault) => return self.fault(fault),
-                };
-                self.head(header, Record::SIZE, place).await
+                match self.segments.find(segment, offset, header.payload_len_on_wire()) {
+                    Ok(spot) => self.head(header, Record::SIZE, Place::Memory(spot, token)).await,
+                    Err(fault) => self.fault(fault),
+                }
             }
             Ok(record) => self.note(record),
             Err(fault) => self.fault(fault),
@@ -192,17 +169,17 @@ impl ShmReceiver {
     async fn header(&mut self, at: usize) -> Result<Header> {
         let mut have = 0;
         while have < Header::SIZE {
-            have = (have + 1).max(self.ahead.bytes().len().saturating_sub(at)).min(Header::SIZE);
+            have = (have + 1).max(self.supply.bytes().len().saturating_sub(at)).min(Header::SIZE);
             self.need(at + have, at + Header::SIZE).await?;
             // Told from the first byte on, so that a peer of another protocol that waits for an answer is found out.
-            let bytes = self.ahead.bytes().get(at..).unwrap_or_default();
+            let bytes = self.supply.bytes().get(at..).unwrap_or_default();
             if !avp_wire::MAGIC.starts_with(bytes.get(..have.min(2)).unwrap_or_default()) {
                 let first = bytes.iter().copied().take(Header::SIZE).collect();
                 let peer = self.intake.peer.clone();
                 return self.fail(PeerFault::NotAvp { peer, first });
             }
         }
-        match self.intake.header(self.ahead.bytes().get(at..).unwrap_or_default()) {
+        match self.intake.header(self.supply.bytes().get(at..).unwrap_or_default()) {
             Ok(header) => Ok(header),
             Err(error) => self.fail(error),
         }
@@ -215,9 +192,9 @@ impl ShmReceiver {
         let start = at + Header::SIZE;
         let end = start.saturating_add(metadata_len);
         self.need(end, end).await?;
-        match self.intake.head(header, self.ahead.bytes().get(start..end).unwrap_or_default()) {
+        match self.intake.head(header, self.supply.bytes().get(start..end).unwrap_or_default()) {
             Ok(head) => {
-                self.ahead.consume(end);
+                self.supply.consume(end);
                 self.records = 0;
                 self.stage = Stage::Judging(head, place);
                 Ok(())
@@ -228,74 +205,33 @@ impl ShmReceiver {
 
     /// Reads until `needed` bytes of `expected` are there.
     async fn need(&mut self, needed: usize, expected: usize) -> Result<()> {
-        while self.ahead.bytes().len() < needed {
-            let Self { socket, ahead, descriptors, patience, .. } = self;
-            let read = patience.wait(ahead.read(socket, needed, descriptors)).await;
-            let peer = self.intake.peer.clone();
-            let (got, expected) = (to_u64(self.ahead.bytes().len()), to_u64(expected));
-            match read {
-                Some(Ok(bytes @ 1..)) => self.patience.moved(bytes),
-                Some(Ok(_)) => return self.fail(PeerFault::Truncated { peer, got, expected }),
-                Some(Err(source)) if source.kind() == io::ErrorKind::Interrupted => {}
-                Some(Err(source)) => return self.broken(source),
-                None => {
-                    let (which, after) = (Deadline::Receive, self.patience.waited());
-                    return self.fail(LimitExceeded::Deadline { peer, which, after, got, expected });
-                }
-            }
-        }
-        Ok(())
+        let read = self.supply.need(&self.intake.peer, needed, expected).await;
+        read.or_else(|error| self.fail(error))
     }
 
     /// Follows a record that stands alone.
     fn note(&mut self, record: Record) -> Result<()> {
-        self.ahead.consume(Record::SIZE);
+        self.supply.consume(Record::SIZE);
         self.records += 1;
         if self.records > MAX_RECORDS {
             return self.fault(ShmFault::Churn);
         }
         match record {
             Record::Segment { id, size } => self.map(id, size),
-            Record::Retire { id } if self.segments.remove(&id).is_some() => Ok(()),
-            Record::Retire { id } => self.fault(ShmFault::Segment { id }),
+            Record::Retire { id } => self.segments.retire(id).or_else(|fault| self.fault(fault)),
             Record::Payload { .. } => Ok(()),
         }
     }
 
     fn map(&mut self, id: u32, size: u64) -> Result<()> {
-        let Some(descriptor) = self.descriptors.pop_front() else {
+        let Some(descriptor) = self.supply.descriptor() else {
             return self.fault(ShmFault::NoDescriptor);
         };
-        let mapped: u64 = self.segments.values().map(|segment| segment.len()).sum();
-        let limit = self.peer_arena;
-        if self.segments.len() >= MAX_SEGMENTS || mapped.saturating_add(size) > limit {
-            return self.fault(ShmFault::TooMuchMemory { limit });
-        }
-        if self.segments.contains_key(&id) {
-            return self.fault(ShmFault::Segment { id });
-        }
-        match PeerSegment::map(&descriptor, size, self.mode) {
-            Ok(segment) => {
-                self.segments.insert(id, Arc::new(segment));
-                Ok(())
-            }
+        match self.segments.map(id, size, &descriptor) {
+            Ok(()) => Ok(()),
             Err(PeerMemoryError::Fault(fault)) => self.fault(fault),
             Err(PeerMemoryError::System(source)) => self.fail(IoFault::SharedMemory { source }),
         }
-    }
-
-    /// The memory of a payload. In sealed mode it is the payload's alone and is used no more after it.
-    fn find(&mut self, id: u32, offset: u64, len: u32, token: u64) -> Result<Place, ShmFault> {
-        let segment = match self.mode {
-            ShmMode::Pooled => self.segments.get(&id).cloned(),
-            ShmMode::Sealed => self.segments.remove(&id),
-        };
-        let segment = segment.ok_or(ShmFault::Segment { id })?;
-        let (size, len64) = (segment.len(), u64::from(len));
-        if offset.checked_add(len64).is_none_or(|end| end > size) {
-            return Err(ShmFault::OutOfRange { offset, len: len64, size });
-        }
-        Ok(Place::Memory { segment, offset: to_usize(offset), len: to_usize(len), token })
     }
 
     async fn take_payload(&mut self) -> Result<Frame> {
@@ -304,8 +240,8 @@ impl ShmReceiver {
             let claimed = match place {
                 Place::Inline(_) => crate::stream::memory_of(head),
                 // The whole memory stays mapped for as long as the payload is in use.
-                Place::Memory { segment, .. } if self.mode == ShmMode::Sealed => segment.len(),
-                Place::Memory { len, .. } => to_u64(*len),
+                Place::Memory(spot, _) if self.mode == ShmMode::Sealed => spot.segment.len(),
+                Place::Memory(spot, _) => to_u64(spot.len),
             };
             let claim = self.intake.claim(claimed).await?;
             if let Stage::Judging(head, place) = std::mem::replace(&mut self.stage, Stage::Between) {
@@ -333,13 +269,13 @@ impl ShmReceiver {
     fn payload_at(&mut self, head: &FrameHead, place: Place) -> Bytes {
         match place {
             Place::Inline(len) => {
-                let payload = copied(head, self.ahead.bytes(), &self.pool);
-                self.ahead.consume(len);
+                let payload = copied(head, self.supply.bytes(), &self.pool);
+                self.supply.consume(len);
                 payload
             }
-            Place::Memory { segment, offset, len, token } => {
+            Place::Memory(spot, token) => {
                 self.returns.say(Word::Taken(token));
-                let payload = Borrowed { segment, offset, len, token, returns: Arc::clone(&self.returns) };
+                let payload = Borrowed { spot, token, returns: Arc::clone(&self.returns) };
                 // What unpacks it must not see it change.
                 if self.mode == ShmMode::Pooled && head.header.flags.contains(Flags::COMPRESSED) {
                     copied(head, payload.as_ref(), &self.pool)
@@ -366,7 +302,7 @@ impl ShmReceiver {
     async fn refuse_payload(&mut self) -> Result<()> {
         let left = match &self.stage {
             Stage::Judging(_, Place::Inline(len)) => *len,
-            Stage::Judging(_, Place::Memory { token, .. }) => {
+            Stage::Judging(_, Place::Memory(_, token)) => {
                 self.returns.say(Word::Released(*token));
                 0
             }
@@ -382,8 +318,8 @@ impl ShmReceiver {
 
     async fn skip(&mut self) -> Result<()> {
         while let Stage::Skipping(left) = &mut self.stage {
-            let ready = self.ahead.bytes().len().min(*left);
-            self.ahead.consume(ready);
+            let ready = self.supply.bytes().len().min(*left);
+            self.supply.consume(ready);
             *left -= ready;
             if *left == 0 {
                 self.stage = Stage::Between;
@@ -403,16 +339,13 @@ impl ShmReceiver {
         self.returns.say(Word::Discarding);
         self.stage = Stage::Failed;
         loop {
-            self.ahead.clear();
-            let read = self.ahead.read(&self.socket, 1, &mut self.descriptors).await;
-            self.descriptors.clear();
-            match read {
+            match self.supply.discard().await {
                 Ok(0) => {
                     self.stage = Stage::Ended;
                     return Ok(());
                 }
                 Ok(_) => {}
-                Err(source) => return self.broken(source),
+                Err(source) => return self.fail(broken(&self.intake.peer, source)),
             }
         }
     }
@@ -434,6 +367,17 @@ impl FrameReceiver for ShmReceiver {
                 Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
                 _ => Ok(None),
             }
+        })
+    }
+
+    fn recv(&mut self) -> BoxFuture<'_, Result<Option<Frame>>> {
+        Box::pin(async move {
+            let there = self.await_head().await;
+            if !self.intake.counted(there)? {
+                return Ok(None);
+            }
+            let frame = self.take_payload().await;
+            self.intake.counted(frame).map(Some)
         })
     }
 

@@ -4,21 +4,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
-use tokio::net::UnixStream;
 
-use super::memory::PeerSegment;
+use super::segments::Spot;
+use super::socket::Socket;
 use super::wire::Word;
 
 /// Brings words to the peer, in order.
 #[derive(Debug)]
 pub(super) struct Returns {
-    channel: Arc<UnixStream>,
+    channel: Arc<Socket>,
     /// Words that the socket did not take yet: at most two for each payload that memory was claimed for.
     waiting: Mutex<Vec<u8>>,
 }
 
 impl Returns {
-    pub(super) fn new(channel: Arc<UnixStream>) -> Self {
+    pub(super) fn new(channel: Arc<Socket>) -> Self {
         Self { channel, waiting: Mutex::default() }
     }
 
@@ -46,16 +46,14 @@ impl Returns {
 /// A payload in the peer's memory; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Borrowed {
-    pub(super) segment: Arc<PeerSegment>,
-    pub(super) offset: usize,
-    pub(super) len: usize,
+    pub(super) spot: Spot,
     pub(super) token: u64,
     pub(super) returns: Arc<Returns>,
 }
 
 impl AsRef<[u8]> for Borrowed {
     fn as_ref(&self) -> &[u8] {
-        self.segment.bytes(self.offset, self.len)
+        self.spot.segment.bytes(self.spot.offset, self.spot.len)
     }
 }
 

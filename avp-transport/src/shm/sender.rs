@@ -8,7 +8,6 @@ use std::sync::Arc;
 use avp_wire::{Bytes, EncodedFrame};
 use bytes::{Buf, BytesMut};
 use rustix::net::Shutdown;
-use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
 use super::arena::NoBlock;
@@ -16,6 +15,7 @@ use super::lending::{Ended, Lending, copy_into};
 use super::link;
 use super::memory::sealed_copy;
 use super::options::ShmMode;
+use super::socket::Socket;
 use super::wire::Record;
 use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError, UsageError};
 use crate::link::{BoxFuture, FrameSender, Result};
@@ -29,7 +29,7 @@ const GATHER: usize = 128 << 10;
 const SHORT_COPY: usize = 1 << 20;
 
 pub(super) struct ShmSender {
-    socket: Arc<UnixStream>,
+    socket: Arc<Socket>,
     lending: Arc<Lending>,
     mode: ShmMode,
     peer: String,
@@ -85,7 +85,7 @@ impl std::fmt::Debug for ShmSender {
 
 impl ShmSender {
     pub(super) fn new(
-        socket: Arc<UnixStream>,
+        socket: Arc<Socket>,
         lending: Arc<Lending>,
         mode: ShmMode,
         peer: String,

@@ -4,13 +4,15 @@
 //! changed and cut. One fault strikes each direction of a stream at most, so that it is known what must be noticed: the
 //! checksum of a frame is sure to find a change within 32 bits of its payload.
 //!
-//! Shared memory has descriptors on its Unix socket, which a proxy has to pass on (`SCM_RIGHTS`). [`Chaos::before`]
-//! gives `None` for addresses that it cannot stand in front of; faults come from the peers alone there
-//! ([`super::driver`]).
+//! Over shared memory the proxy stands in the Unix socket and passes on the descriptors of the memory. The second socket,
+//! for words about payloads, crosses it as a descriptor too and so is undisturbed. [`Chaos::before`] gives `None` for
+//! addresses that it cannot stand in front of; faults come from the peers alone there ([`super::driver`]).
 
 mod datagram;
 mod plan;
 mod stream;
+#[cfg(target_os = "linux")]
+mod unix;
 
 use std::io;
 use std::sync::Arc;
@@ -37,13 +39,24 @@ pub struct Chaos {
 
 impl Chaos {
     /// Stands in front of `target`, with the faults of `seed` for each connection and direction; `None` where the
-    /// transport does not use IP sockets.
+    /// transport uses no sockets.
     ///
     /// # Errors
     /// Those of sockets.
     pub async fn before(target: &TransportUrl, seed: u64) -> io::Result<Option<Self>> {
-        let Some(address) = socket_of(target).await? else { return Ok(None) };
         let dice = move |number, direction: Direction| Dice::new(seed, &[number, direction as u64]);
+        #[cfg(target_os = "linux")]
+        if let TransportUrl::SharedMemory { path } = target {
+            let proxy = unix::UnixProxy::bind(path, move |number| {
+                [Direction::Up, Direction::Down].map(|direction| {
+                    let mut dice = dice(number, direction);
+                    (Plan::draw(&mut dice, REACH), dice)
+                })
+            })?;
+            let url = TransportUrl::SharedMemory { path: proxy.path().to_owned() };
+            return Ok(Some(Self { url, _proxy: Box::new(proxy) }));
+        }
+        let Some(address) = socket_of(target).await? else { return Ok(None) };
         if target.scheme() == Scheme::Quic {
             let fates = move |number, direction| -> Box<dyn Fate> {
                 Box::new(datagram::Unruly::draw(dice(number, direction)))

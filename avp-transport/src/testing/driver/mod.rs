@@ -4,10 +4,10 @@
 //! A transfer is a connection of its own with a handshake, a frame up and one down, checksums on. Its faults follow
 //! from the seed and its number alone, so a run can be repeated, whatever the order in which transfers are scheduled.
 //! Clients misbehave too: they leave, drop futures, or say nothing. Where no proxy can stand in front of the transport
-//! (memory, shared memory) that is all the chaos there is.
+//! (memory) that is all the chaos there is.
 //!
 //! What is promised of bytes: a payload is what was sent, by its CRC-32, over any transport. The CRC does not cover
-//! metadata. TLS and QUIC protect it, so a changed head is a broken promise there; over plain TCP a flip that leaves
+//! metadata. TLS and QUIC protect it, so a changed head is a broken promise there; over plain sockets a flip that leaves
 //! metadata well-formed goes unnoticed, and is counted.
 
 mod job;
@@ -82,7 +82,10 @@ impl ChaosRun {
         let took = begun.elapsed();
         let after = Census::settled(&before, &pool, SETTLING).await;
         let over = self.url.as_ref().map_or("pipe".to_owned(), |url| url.scheme().to_string());
-        let plain = self.url.as_ref().is_none_or(|url| matches!(url.scheme(), Scheme::Tcp | Scheme::Http));
+        let plain = self
+            .url
+            .as_ref()
+            .is_none_or(|url| matches!(url.scheme(), Scheme::Tcp | Scheme::Http | Scheme::SharedMemory));
         let report = ChaosReport {
             what: format!("chaos over {over}, seed {}", self.seed),
             transfers: self.transfers,
@@ -191,11 +194,7 @@ impl Shared {
     }
 
     fn job(&self, index: u64) -> Job {
-        let proxied = self
-            .run
-            .url
-            .as_ref()
-            .is_none_or(|url| !matches!(url.scheme(), Scheme::Memory | Scheme::SharedMemory));
+        let proxied = self.run.url.as_ref().is_none_or(|url| url.scheme() != Scheme::Memory);
         Job::of(self.run.seed, index, self.run.largest, if proxied { 0.2 } else { 0.6 })
     }
 
