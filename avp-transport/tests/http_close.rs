@@ -62,6 +62,7 @@ async fn is_open(url: &TransportUrl) -> bool {
     TcpStream::connect((host.as_str(), *port)).await.is_ok()
 }
 
+// spec: http 1.3
 #[tokio::test]
 async fn a_request_that_is_being_served_is_answered_when_the_listener_closes_or_is_dropped() {
     for (kind, dropped) in [(0, false), (1, false), (0, true), (1, true)] {

@@ -571,6 +571,7 @@ async fn connections_outlive_their_listener_and_no_new_ones_are_made() {
     assert!(theirs.recv().await.unwrap().is_some());
 }
 
+// spec: transports 3.16
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_nobody_accepted_are_told_that_the_listener_is_gone() {
     // One that waits for its handshake.
