@@ -224,7 +224,8 @@ async fn a_record_that_was_damaged_on_its_way_breaks_the_connection_and_is_no_re
         let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
         armed.store(true, Ordering::Relaxed);
         ours.send(encoded(&sample(1, 1000))).await.unwrap();
-        let (here, there) = (ours.recv().await.unwrap_err(), theirs.recv().await.unwrap_err());
+        let (here, there) = tokio::join!(ours.recv(), theirs.recv());
+        let (here, there) = (here.unwrap_err(), there.unwrap_err());
         for (error, says) in [(there, "decrypt"), (here, "BadRecordMac")] {
             assert!(matches!(error, TransportError::Io(IoFault::Broken { .. })), "{error}");
             assert!(error.to_string().contains(says), "{error}");
