@@ -565,9 +565,38 @@ async fn connections_outlive_their_listener_and_no_new_ones_are_made() {
     let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
     drop(listener);
     options.timeouts.connect = A_WHILE;
-    assert!(connect(&url, &options).await.is_err());
+    let error = connect(&url, &options).await.unwrap_err();
+    assert!(error.to_string().contains("takes no more connections"), "{error}");
     ours.send(encoded(&sample(1, 1000))).await.unwrap();
     assert!(theirs.recv().await.unwrap().is_some());
+}
+
+// spec: transports 3.16
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_nobody_accepted_are_told_that_the_listener_is_gone() {
+    // One that waits for its handshake.
+    let (early, address) = listener(Options::default()).await;
+    let options = secure_client(Options::default());
+    let connecting = tokio::spawn({
+        let (url, options) = (url(address), options.clone());
+        async move { connect(&url, &options).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!connecting.is_finished());
+    drop(early);
+    let error = timeout(A_WHILE, connecting).await.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("takes no more connections"), "{error}");
+
+    // One whose handshake is done.
+    let (late, address) = listener(Options::default()).await;
+    let connecting = tokio::spawn(async move { connect(&url(address), &options).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Begins the handshake, and does not take what comes of it.
+    assert!(timeout(Duration::ZERO, late.accept()).await.is_err());
+    let mut client = timeout(A_WHILE, connecting).await.unwrap().unwrap().unwrap();
+    drop(late);
+    let gone = timeout(A_WHILE, client.recv()).await.expect("the client is told");
+    assert!(!matches!(gone, Ok(Some(_))), "{gone:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

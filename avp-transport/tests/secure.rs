@@ -2,13 +2,16 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use avp_transport::testing::{encoded, sample};
 use avp_transport::tls::DevCa;
 use avp_transport::{
-    BearerTokens, Connection, Incompatible, Options, PeerFault, TlsAuthorities, TlsCertificate, TlsFault,
-    Token, TransportError, TransportUrl, Unauthorized, UsageError, connect, listen, memory_pair,
+    BearerTokens, Connection, Incompatible, IoFault, Options, PeerFault, TlsAuthorities, TlsCertificate,
+    TlsFault, Token, TransportError, TransportUrl, Unauthorized, UsageError, connect, listen, memory_pair,
     negotiate_client, negotiate_server,
 };
 use avp_wire::{ErrorCode, ext};
@@ -180,6 +183,53 @@ async fn another_protocol_over_tls_is_named() {
             ),
             "{error}"
         );
+    }
+}
+
+/// A relay that, once armed, turns one bit of what the client sends.
+async fn damaging(target: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, armed) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+    let arm = Arc::clone(&armed);
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = TcpStream::connect(target).await.unwrap();
+        let ((mut from, mut back), (mut answers, mut to)) = (client.into_split(), server.into_split());
+        let answering = tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            if arm.swap(false, Ordering::Relaxed) {
+                bytes[count - 1] ^= 4;
+            }
+            if to.write_all(&bytes[..count]).await.is_err() {
+                break;
+            }
+        }
+        let _ = answering.await;
+    });
+    (address, armed)
+}
+
+#[tokio::test]
+async fn a_record_that_was_damaged_on_its_way_breaks_the_connection_and_is_no_refusal() {
+    for address in ["avp+tls://127.0.0.1:0", "https://127.0.0.1:0"] {
+        let server = secure_server(Options::default());
+        let listener = listen(&address.parse().unwrap(), &server).await.unwrap();
+        let mut url = listener.local_url().clone();
+        let (TransportUrl::Tls { port, .. } | TransportUrl::Http { port, .. }) = &mut url else { panic!() };
+        let (through, armed) = damaging(([127, 0, 0, 1], *port).into()).await;
+        *port = through.port();
+        let client = secure_client(Options::default());
+        let (ours, theirs) = tokio::join!(connect(&url, &client), listener.accept());
+        let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+        armed.store(true, Ordering::Relaxed);
+        ours.send(encoded(&sample(1, 1000))).await.unwrap();
+        let (here, there) = tokio::join!(ours.recv(), theirs.recv());
+        let (here, there) = (here.unwrap_err(), there.unwrap_err());
+        for (error, says) in [(there, "decrypt"), (here, "BadRecordMac")] {
+            assert!(matches!(error, TransportError::Io(IoFault::Broken { .. })), "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 }
 

@@ -1,21 +1,22 @@
 //! What can go wrong on a transport, grouped by who is at fault.
 
+mod incompatible;
 mod limit;
+mod local;
+mod peer;
 
+pub use incompatible::Incompatible;
 pub use limit::{Deadline, LimitExceeded};
+pub use local::{IoFault, UsageError};
+pub use peer::PeerFault;
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use avp_wire::ErrorCode;
 use avp_wire::ext::FrameKind;
 
-use crate::auth::Unauthorized;
-use crate::http::HttpRefusal;
-use crate::shm::ShmFault;
-use crate::tls::{TlsConfigError, TlsFault};
-use crate::url::{Scheme, TransportUrl, UrlError};
+use crate::tls::TlsFault;
+use crate::url::UrlError;
 
 /// Any failure of a transport. The first level says who is at fault, the second what happened.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +84,8 @@ impl TransportError {
         }
     }
 
-    /// A connection that broke by `source`, or was refused by the peer's TLS after this side had taken it for made.
+    /// A connection that broke by `source`, damage of a TLS record included, or that was refused: a peer's TLS may do so
+    /// after this side had taken the connection for made.
     pub(crate) fn broken(peer: String, source: io::Error) -> Self {
         match TlsFault::within(&source) {
             Some(fault) => Incompatible::Tls { peer, fault }.into(),
@@ -119,342 +121,12 @@ impl From<UrlError> for TransportError {
     }
 }
 
-/// The peer broke the protocol.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PeerFault {
-    /// The first bytes are not a frame's.
-    #[error("{peer} does not speak AVP: its first bytes are {}; {}", hex(.first), other_protocol(.first))]
-    NotAvp {
-        /// Who sent it.
-        peer: String,
-        /// The first bytes, at most 12.
-        first: Vec<u8>,
-    },
-    /// A header or metadata that cannot be decoded; nothing after it can be trusted.
-    #[error("{peer} sent a malformed frame head: {source}")]
-    MalformedHead {
-        /// Who sent it.
-        peer: String,
-        /// What is wrong with it.
-        source: avp_wire::DecodeError,
-    },
-    /// A payload that does not decode; the connection goes on.
-    #[error("{peer} sent a damaged frame: {source}")]
-    DamagedFrame {
-        /// Who sent it.
-        peer: String,
-        /// What it was, where its head says so.
-        kind: Option<FrameKind>,
-        /// What is wrong with it.
-        source: avp_wire::DecodeError,
-    },
-    /// The peer closed within a frame.
-    #[error("{peer} closed the connection within a frame, after {got} of {expected} bytes")]
-    Truncated {
-        /// Who sent it.
-        peer: String,
-        /// Bytes of the frame that came.
-        got: u64,
-        /// Bytes of the frame as announced, as far as known.
-        expected: u64,
-    },
-    /// The peer closed before negotiation was done.
-    #[error("{peer} closed the connection before the handshake was done")]
-    ClosedInHandshake {
-        /// Who closed.
-        peer: String,
-    },
-    /// The peer may not open a session here.
-    #[error("{peer} was turned away: {source}")]
-    Unauthorized {
-        /// Who came.
-        peer: String,
-        /// Why.
-        source: Unauthorized,
-    },
-    /// It broke the rules of shared memory.
-    #[error("{peer} broke the rules of shared memory: {fault}")]
-    SharedMemory {
-        /// Who broke them.
-        peer: String,
-        /// How.
-        fault: ShmFault,
-    },
-    /// What came is no answer of an AVP server.
-    #[error("{peer} gave an answer that is not AVP's: {what}; is another service listening there?")]
-    Answer {
-        /// Who answered.
-        peer: String,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// What the peer said in the handshake is not in order.
-    #[error("handshake with {peer} failed: {source}")]
-    Handshake {
-        /// Who said it.
-        peer: String,
-        /// What is wrong with it.
-        source: avp_handshake::HandshakeError,
-    },
-}
-
-/// Both sides are well, but cannot work together.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Incompatible {
-    /// The transport exists, but not here.
-    #[error("`{url}`: {scheme} is not available in this build; available: {}", available())]
-    Transport {
-        /// The address.
-        url: TransportUrl,
-        /// Its scheme.
-        scheme: Scheme,
-    },
-    /// A secure connection did not come about.
-    #[error("no secure connection with {peer}: {fault}")]
-    Tls {
-        /// With whom.
-        peer: String,
-        /// Why.
-        fault: TlsFault,
-    },
-    /// The listener does not let this side in.
-    #[error("{peer} does not let this side in: {}", token_hint(*.showed_token))]
-    TurnedAway {
-        /// Who listens there.
-        peer: String,
-        /// Whether this side showed a token.
-        showed_token: bool,
-    },
-    /// The process at the other end of the socket belongs to a user who is not let in.
-    #[error(
-        "{peer} belongs to user {uid}, this process to user {own}; list the user in `shm.uids` to let it in"
-    )]
-    User {
-        /// Who is there.
-        peer: String,
-        /// Its user.
-        uid: u32,
-        /// The user of this process.
-        own: u32,
-    },
-    /// The listener does not take this process.
-    #[error("{peer} refused the connection (error {code}); does it let in this process's user?")]
-    NotLetIn {
-        /// Who refused.
-        peer: String,
-        /// Number of the error (docs/spec/errors.md).
-        code: u16,
-    },
-    /// An HTTP server refused the request.
-    #[error("{peer} refused the request: {refusal}")]
-    Refused {
-        /// Who refused.
-        peer: String,
-        /// With which status, and why.
-        refusal: HttpRefusal,
-    },
-    /// An HTTP server that does not carry AVP connections.
-    #[error(
-        "{peer} is an HTTP server that does not carry AVP connections: it answered the upgrade to avp/1 with {status}{};          is another service listening there? The Python SDK's servers take requests only (HttpClient)",
-        software(.server.as_deref())
-    )]
-    NoUpgrade {
-        /// Who answered.
-        peer: String,
-        /// With which status.
-        status: u16,
-        /// What it calls itself (`Server`).
-        server: Option<String>,
-    },
-    /// The handshake found that the peers do not fit, or the peer refused.
-    #[error("handshake with {peer} failed: {source}")]
-    Handshake {
-        /// With whom.
-        peer: String,
-        /// Why.
-        source: avp_handshake::HandshakeError,
-    },
-}
-
-/// The caller asked for something that cannot be.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UsageError {
-    /// The address does not parse.
-    #[error(transparent)]
-    Url(#[from] UrlError),
-    /// Plain TCP beyond loopback without permission.
-    #[error(
-        "{address} is not a loopback address, and plain TCP is neither encrypted nor authenticated; set the option \
-         `allow_remote` (`--allow-remote`) if the network is trusted"
-    )]
-    RemoteNotAllowed {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// Certificates or keys cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsConfigError),
-    /// A name for this agent that no HTTP header can hold.
-    #[error("the agent's id cannot be in an HTTP header; use printable ASCII")]
-    AgentId,
-    /// `payload` or `refuse` without a head.
-    #[error("no frame head is pending; call `head` first")]
-    NoHead,
-    /// The connection has failed or was closed before.
-    #[error("the connection to {peer} is closed")]
-    Closed {
-        /// Who was there.
-        peer: String,
-    },
-    /// The handshake cannot begin like this.
-    #[error(transparent)]
-    Configure(#[from] avp_handshake::ConfigureError),
-    /// The frame cannot be written.
-    #[error(transparent)]
-    Encode(#[from] avp_wire::EncodeError),
-    /// No socket can have the path.
-    #[error(
-        "`{}` cannot be the path of a socket: it has {len} bytes, at most {limit} are possible; choose a shorter path",
-        .path.display()
-    )]
-    SocketPath {
-        /// The path.
-        path: PathBuf,
-        /// Its length in bytes.
-        len: usize,
-        /// The longest there can be.
-        limit: usize,
-    },
-    /// Something else lies where a socket should be made.
-    #[error("`{}` exists and is not a socket; remove it or choose another path", .path.display())]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// Another listener or stream has the name.
-    #[error("`{name}` is in use in this process; choose another name")]
-    NameInUse {
-        /// The name.
-        name: String,
-    },
-}
-
-/// The system or the network failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum IoFault {
-    /// Nobody answers.
-    #[error("cannot reach {url}: {source}; is `avp serve` running there?")]
-    Unreachable {
-        /// The address.
-        url: TransportUrl,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The name does not resolve.
-    #[error("cannot look up `{host}`: {source}; check the name")]
-    Lookup {
-        /// The name.
-        host: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The port is taken.
-    #[error(
-        "{address} is in use; stop the program that listens there, or choose another port (0 takes a free one)"
-    )]
-    PortInUse {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// Listening failed for another reason.
-    #[error("cannot listen on {address}: {source}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Another process listens at the path.
-    #[error("{} is in use; stop the program that listens there, or choose another path", .path.display())]
-    SocketInUse {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A socket cannot be made there.
-    #[error("cannot listen at {}: {source}; check that the directory exists and can be written", .path.display())]
-    BindSocket {
-        /// The path.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The system gives no shared memory, or no descriptor for it.
-    #[error("no shared memory: {source}; check the limits on memory and on open files (`ulimit -n`)")]
-    SharedMemory {
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The connection broke.
-    #[error("the connection to {peer} broke: {source}")]
-    Broken {
-        /// Who was there.
-        peer: String,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-fn software(name: Option<&str>) -> String {
-    name.map_or_else(String::new, |name| format!(" (`{name}`)"))
-}
-
-fn available() -> String {
-    let names: Vec<String> = Scheme::ALL
-        .into_iter()
-        .filter(|scheme| scheme.available())
-        .map(|scheme| format!("`{scheme}`"))
-        .collect();
-    names.join(", ")
-}
-
-fn token_hint(showed_token: bool) -> &'static str {
-    if showed_token {
-        "the token that was shown is not one of those it knows; give another (--token-file)"
-    } else {
-        "no token was shown; give the one that it expects (--token-file)"
-    }
-}
-
-/// What other protocol begins like this, and what to do about it.
-fn other_protocol(first: &[u8]) -> &'static str {
-    const REQUESTS: [&[u8]; 7] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PRI "];
-    if matches!(first, [0x14..=0x17, 3, ..]) {
-        "that is TLS; both sides need the same scheme (avp+tls://)"
-    } else if REQUESTS.iter().any(|request| first.starts_with(request)) {
-        "that is an HTTP request; both sides need the same scheme"
-    } else if first.starts_with(b"HTTP") {
-        "that is HTTP; is another service listening there?"
-    } else {
-        "is another service listening there?"
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text: String =
-        bytes.iter().map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '.' }).collect();
-    format!("{} ({text})", hex.join(" "))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::url::Scheme;
 
     #[test]
     fn messages_name_the_fault_and_what_to_do() {

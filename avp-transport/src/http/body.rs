@@ -14,8 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
-/// How much of a payload is handed to hyper at once: what it writes in one call, and what tells that a peer takes data.
-const PIECE: usize = 256 << 10;
+use super::tuning::PIECE;
 
 /// How far a body has gone out.
 #[derive(Debug, Default)]

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::TlsStream;
 
+use super::tuning::TURN;
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
 use crate::stream;
@@ -49,6 +50,8 @@ pub(super) struct Link<S> {
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     refused: Refused,
+    /// Bytes read since the reader last had to wait.
+    at_once: usize,
 }
 
 /// Why the peer's TLS has refused this side, once it has: over HTTP/2 hyper's error does not tell.
@@ -56,7 +59,7 @@ pub(super) type Refused = Arc<OnceLock<TlsFault>>;
 
 impl<S> Link<S> {
     pub(super) fn new(ahead: Bytes, io: S, patience: Duration) -> Self {
-        Self { ahead, io, patience, stalled: None, refused: Refused::default() }
+        Self { ahead, io, patience, stalled: None, refused: Refused::default(), at_once: 0 }
     }
 
     pub(super) fn refused(&self) -> Refused {
@@ -93,7 +96,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
             buf.put_slice(&self.ahead.split_to(count));
             return Poll::Ready(Ok(()));
         }
+        if self.at_once >= TURN {
+            self.at_once = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        match &read {
+            Poll::Ready(_) => self.at_once += buf.filled().len() - before,
+            Poll::Pending => self.at_once = 0,
+        }
         if let Poll::Ready(Err(error)) = &read
             && let Some(fault) = TlsFault::within(error)
         {

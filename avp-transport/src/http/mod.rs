@@ -10,6 +10,7 @@ mod body;
 mod client;
 mod connector;
 mod dial;
+mod inline;
 mod io;
 mod options;
 mod refusal;
@@ -24,6 +25,13 @@ pub use options::{HttpLimits, HttpServerOptions, MetricsText};
 pub use refusal::HttpRefusal;
 pub use server::HttpListener;
 pub use service::{HttpCaller, HttpReply, HttpService};
+
+/// The parts of a connection, to measure frames against.
+#[cfg(feature = "testing")]
+pub(crate) mod bare {
+    pub(crate) use super::inline::Tasks;
+    pub(crate) use super::tuning::{PIECE, http2_client, http2_server};
+}
 
 use crate::error::{Incompatible, TransportError};
 use crate::url::TransportUrl;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, IncomingFuture, ServerConfig};
 use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -127,6 +128,7 @@ pub struct QuicListener {
     handshaking: Handshaking,
     /// The socket has failed.
     lost: Notify,
+    runtime: Handle,
 }
 
 impl QuicListener {
@@ -144,11 +146,13 @@ impl QuicListener {
         let url = TransportUrl::Quic { host: address.ip().to_string(), port: address.port() };
         let gate = HalfOpenGate::new(options.limits.max_half_open_per_peer);
         let handshaking = Handshaking::new(Scheme::Quic);
-        Ok(Self { endpoint, url, options, gate, handshaking, lost: Notify::new() })
+        let (lost, runtime) = (Notify::new(), Handle::current());
+        Ok(Self { endpoint, url, options, gate, handshaking, lost, runtime })
     }
 
     async fn next(&self) -> Result<Connection> {
         let next = || async {
+            self.gate.ready().await;
             let Some(incoming) = self.endpoint.accept().await else {
                 self.lost.notify_one();
                 return pending().await;
@@ -186,8 +190,22 @@ impl Listener for QuicListener {
 
 impl Drop for QuicListener {
     fn drop(&mut self) {
-        // Connections go on at this socket; new ones are refused.
-        self.endpoint.set_server_config(None);
+        self.runtime.spawn(refuse(self.endpoint.clone()));
+    }
+}
+
+/// Connections go on at the socket of a listener that is gone. New ones, and those that nobody has accepted, are told
+/// that they are not wanted; quinn would leave them without an answer.
+async fn refuse(endpoint: Endpoint) {
+    loop {
+        tokio::select! {
+            biased;
+            incoming = endpoint.accept() => match incoming {
+                Some(incoming) => incoming.refuse(),
+                None => return,
+            },
+            () = endpoint.wait_idle() => return,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 /// Why a secure connection did not come about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,9 +83,100 @@ impl TlsFault {
         }
     }
 
-    /// The fault within an error of a TLS or QUIC stream, where it is one.
+    /// Why one side has refused the other, where an error of a TLS or QUIC stream says so. Records that were damaged on
+    /// their way, and complaints of a peer that got such, are no refusals.
     pub(crate) fn within(error: &io::Error) -> Option<Self> {
         let inner = error.get_ref()?;
-        inner.downcast_ref::<Self>().cloned().or_else(|| inner.downcast_ref::<Error>().map(Self::of))
+        inner
+            .downcast_ref::<Self>()
+            .cloned()
+            .or_else(|| inner.downcast_ref::<Error>().filter(|error| is_refusal(error)).map(Self::of))
+    }
+
+    /// As [`within`](Self::within), in a handshake: there bytes may also be those of another protocol.
+    pub(crate) fn within_handshake(error: &io::Error) -> Option<Self> {
+        let not_tls = error.kind() == io::ErrorKind::UnexpectedEof
+            || error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_another_protocol);
+        if not_tls { Some(Self::NotTls) } else { Self::within(error) }
+    }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    match error {
+        Error::AlertReceived(alert) => !matches!(
+            alert,
+            AlertDescription::BadRecordMac
+                | AlertDescription::CloseNotify
+                | AlertDescription::DecodeError
+                | AlertDescription::DecryptionFailed
+                | AlertDescription::IllegalParameter
+                | AlertDescription::InternalError
+                | AlertDescription::RecordOverflow
+                | AlertDescription::UnexpectedMessage
+                | AlertDescription::UserCanceled
+                | AlertDescription::Unknown(_)
+        ),
+        Error::InvalidCertificate(_)
+        | Error::InvalidCertRevocationList(_)
+        | Error::NoApplicationProtocol
+        | Error::NoCertificatesPresented
+        | Error::PeerIncompatible(_)
+        | Error::UnsupportedNameType => true,
+        _ => false,
+    }
+}
+
+/// Whether what came has not even the head of a TLS record.
+fn is_another_protocol(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType
+                | InvalidMessage::MessageTooLarge
+                | InvalidMessage::UnknownProtocolVersion
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn within(error: Error) -> Option<TlsFault> {
+        TlsFault::within(&io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    #[test]
+    fn refusals_are_told_from_damage() {
+        for (error, fault) in [
+            (Error::AlertReceived(AlertDescription::UnknownCA), TlsFault::CertificateRefused),
+            (Error::AlertReceived(AlertDescription::CertificateRequired), TlsFault::CertificateRequired),
+            (Error::AlertReceived(AlertDescription::NoApplicationProtocol), TlsFault::NoProtocol),
+            (Error::InvalidCertificate(CertificateError::Expired), TlsFault::Expired),
+        ] {
+            assert_eq!(within(error), Some(fault));
+        }
+        for error in [
+            Error::DecryptError,
+            Error::PeerSentOversizedRecord,
+            Error::InvalidMessage(InvalidMessage::InvalidContentType),
+            Error::AlertReceived(AlertDescription::BadRecordMac),
+            Error::AlertReceived(AlertDescription::DecodeError),
+            Error::AlertReceived(AlertDescription::UnexpectedMessage),
+        ] {
+            assert_eq!(within(error.clone()), None, "{error}");
+        }
+    }
+
+    #[test]
+    fn only_in_a_handshake_is_garbage_another_protocol() {
+        for (message, fault) in [
+            (InvalidMessage::InvalidContentType, Some(TlsFault::NotTls)),
+            (InvalidMessage::MissingData("ServerHello"), None),
+        ] {
+            let error = io::Error::new(io::ErrorKind::InvalidData, Error::InvalidMessage(message));
+            assert_eq!(TlsFault::within_handshake(&error), fault);
+            assert_eq!(TlsFault::within(&error), None);
+        }
     }
 }

@@ -146,10 +146,10 @@ pub(crate) fn server_name(url: &TransportUrl, host: &str) -> Result<ServerName<'
 
 /// What a failed handshake means.
 pub(crate) fn fault(peer: String, source: io::Error) -> TransportError {
-    if source.kind() == io::ErrorKind::UnexpectedEof {
-        return Incompatible::Tls { peer, fault: TlsFault::NotTls }.into();
+    match TlsFault::within_handshake(&source) {
+        Some(fault) => Incompatible::Tls { peer, fault }.into(),
+        None => IoFault::Broken { peer, source }.into(),
     }
-    TransportError::broken(peer, source)
 }
 
 fn not_tls(url: &TransportUrl) -> TransportError {

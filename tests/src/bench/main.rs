@@ -68,6 +68,8 @@ enum Part {
     Tls,
     /// QUIC on loopback, beside bare quinn.
     Quic,
+    /// HTTP on loopback, beside bare sockets and the Python SDK.
+    Http,
     /// Shared memory, beside memcpy.
     #[cfg(target_os = "linux")]
     Shm,
@@ -116,6 +118,7 @@ fn run(part: Part, python: Option<&Path>) -> Result<Group> {
         Part::Tcp => transports::streams::tcp(),
         Part::Tls => transports::streams::tls(),
         Part::Quic => transports::quic::run(),
+        Part::Http => transports::http::run(python),
         #[cfg(target_os = "linux")]
         Part::Shm => transports::shm::run(),
         Part::Trips => transports::trips::run(),

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::super::body::OutBody;
 use super::super::dial::{Dialled, failure, reach};
+use super::super::inline::Tasks;
 use super::super::io::{Link, Refused, Socket};
-use super::super::tuning::{BUFFER, CONNECTION_WINDOW, FRAME_SIZE, PING, STREAM_WINDOW};
+use super::super::tuning::{BUFFER, http2_client};
 use crate::connection::Peer;
 use crate::link::Result;
 use crate::options::Options;
@@ -143,17 +144,15 @@ async fn speak<S: Socket>(stream: S, h2: bool, peer: Peer, options: &Options) ->
         }
     };
     if h2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME_SIZE)
-            .max_send_buf_size(BUFFER)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING);
+        let mut tasks = Tasks::default();
+        let mut builder = http2::Builder::new(tasks.executor());
+        http2_client(&mut builder);
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-        tokio::spawn(async move { log(connection.await) });
+        tokio::spawn(async move {
+            log(tasks.beside(connection).await);
+            // Answers that are still being read.
+            tasks.finish().await;
+        });
         return Ok(Lease { peer, refused, sender: Sender::Two(sender), used: false });
     }
     let mut builder = http1::Builder::new();

@@ -11,18 +11,19 @@ use avp_handshake::PeerId;
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
+use super::super::inline::{Inline, Tasks};
 use super::super::io::{Link, Socket};
-use super::super::tuning::{BUFFER, CONNECTION_WINDOW, FRAME_SIZE, PING, STREAM_WINDOW};
-use super::Shared;
+use super::super::tuning::{BUFFER, http2_server};
 use super::peers::Presence;
 use super::routes;
+use super::{Closing, Shared};
 use crate::budget::MemoryBudget;
 use crate::connection::{Peer, PeerAddress};
 use crate::half_open::{HalfOpen, PeerKey};
@@ -92,10 +93,11 @@ impl Drop for Busy {
 }
 
 /// Serves one accepted socket to its end.
-pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
+pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Shared>, closing: Closing) {
     let key = PeerKey::from(address.ip());
     let (place, presence) = (shared.gate.enter(key.clone()), shared.peers.enter(key));
     let pushed_out = place.pushed_out();
+    let mut until = closing.clone();
     let serving = async {
         if stream.set_nodelay(true).is_err() {
             return;
@@ -104,29 +106,43 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
         let within = shared.options.limits.handshake_timeout;
         match &shared.tls {
             None => {
+                let detecting = timeout(within, detect(stream));
+                let Some(Ok(Ok((stream, ahead, h2)))) = unless_closing(&mut until, detecting).await else {
+                    return;
+                };
                 let client = client(&shared, peer, presence, place);
-                let Ok(Ok((stream, ahead, h2))) = timeout(within, detect(stream)).await else { return };
-                talk(stream, ahead, h2, client).await;
+                talk(stream, ahead, h2, client, closing).await;
             }
             Some(config) => {
-                let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream);
-                let stream = match timeout(within, accepting).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return tracing::debug!(peer = %address, %error, "a peer failed in TLS"),
-                    Err(_) => return tracing::debug!(peer = %address, "a peer dawdled in TLS"),
+                let accepting = timeout(within, TlsAcceptor::from(Arc::clone(config)).accept(stream));
+                let stream = match unless_closing(&mut until, accepting).await {
+                    Some(Ok(Ok(stream))) => stream,
+                    Some(Ok(Err(error))) => {
+                        return tracing::debug!(peer = %address, %error, "a peer failed in TLS");
+                    }
+                    Some(Err(_)) => return tracing::debug!(peer = %address, "a peer dawdled in TLS"),
+                    None => return,
                 };
                 let (_, session) = stream.get_ref();
                 let h2 = session.alpn_protocol() == Some(b"h2");
                 let name = session.peer_certificates().and_then(identity);
                 let peer = name.into_iter().fold(peer, Peer::with_identity);
                 let client = client(&shared, peer, presence, place);
-                talk(TlsStream::from(stream), Bytes::new(), h2, client).await;
+                talk(TlsStream::from(stream), Bytes::new(), h2, client, closing).await;
             }
         }
     };
     tokio::select! {
         () = serving => {}
         () = pushed_out.notified() => tracing::debug!(peer = %address, "a half-open connection made room"),
+    }
+}
+
+/// What comes before the first request ends with the listener.
+async fn unless_closing<T>(closing: &mut Closing, first: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        outcome = first => Some(outcome),
+        () = closing.begun() => None,
     }
 }
 
@@ -158,7 +174,7 @@ async fn detect(mut stream: TcpStream) -> std::io::Result<(TcpStream, Bytes, boo
     Ok((stream, ahead.freeze(), h2))
 }
 
-async fn talk<S: Socket>(stream: S, ahead: Bytes, h2: bool, client: Arc<Client>) {
+async fn talk<S: Socket>(stream: S, ahead: Bytes, h2: bool, client: Arc<Client>, closing: Closing) {
     let limits = &client.shared.options.limits;
     let io = TokioIo::new(Link::new(ahead, stream, limits.frame_timeout));
     let serving = Arc::clone(&client);
@@ -166,12 +182,15 @@ async fn talk<S: Socket>(stream: S, ahead: Bytes, h2: bool, client: Arc<Client>)
         let client = Arc::clone(&serving);
         async move { Ok::<_, Infallible>(routes::answer::<S>(client, request).await) }
     });
+    let tasks = Tasks::default();
     if h2 {
-        let connection = pin!(http2_builder(&client.shared).serve_connection(io, service));
-        drive(connection, http2::Connection::graceful_shutdown, &client).await;
+        let builder = http2_builder(&client.shared, tasks.executor());
+        let connection = pin!(builder.serve_connection(io, service));
+        drive(connection, tasks, http2::Connection::graceful_shutdown, &client, closing).await;
     } else {
         let connection = http1_builder(&client.shared).serve_connection(io, service).with_upgrades();
-        drive(pin!(connection), http1::UpgradeableConnection::graceful_shutdown, &client).await;
+        drive(pin!(connection), tasks, http1::UpgradeableConnection::graceful_shutdown, &client, closing)
+            .await;
     }
 }
 
@@ -186,28 +205,27 @@ fn http1_builder(shared: &Shared) -> http1::Builder {
     builder
 }
 
-fn http2_builder(shared: &Shared) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(shared: &Shared, executor: Inline) -> http2::Builder<Inline> {
+    let mut builder = http2::Builder::new(executor);
     let streams = u32::try_from(shared.options.limits.max_concurrent_transfers).unwrap_or(u32::MAX);
     let header_bytes = u32::try_from(shared.http.limits.header_bytes).unwrap_or(u32::MAX);
+    http2_server(&mut builder);
     builder
-        .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
         .max_header_list_size(header_bytes)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_SIZE)
-        .max_send_buf_size(BUFFER)
         .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(100)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
+        .max_local_error_reset_streams(100);
     builder
 }
 
-/// Runs a connection until it ends, has been idle too long, or is dismissed.
-async fn drive<C>(mut connection: Pin<&mut C>, shutdown: impl Fn(Pin<&mut C>), client: &Client)
-where
+/// Runs a connection until it ends, has been idle too long, or is dismissed, alone or with all others.
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    mut tasks: Tasks,
+    shutdown: impl Fn(Pin<&mut C>),
+    client: &Client,
+    mut closing: Closing,
+) where
     C: Future<Output = hyper::Result<()>>,
 {
     let options = &client.shared.options;
@@ -217,12 +235,13 @@ where
     let mut leaving = false;
     loop {
         tokio::select! {
-            outcome = connection.as_mut() => {
+            outcome = tasks.beside(connection.as_mut()) => {
                 if let Err(error) = outcome {
                     tracing::debug!(peer = %client.peer, %error, "an HTTP connection failed");
                 }
                 return;
             }
+            () = closing.begun(), if !client.is_dismissed() => client.dismiss(),
             () = client.leave.notified(), if !leaving => {
                 leaving = true;
                 shutdown(connection.as_mut());

@@ -10,8 +10,9 @@ mod upgrade;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::{HttpServerOptions, parts};
 use crate::connection::Connection;
@@ -27,13 +28,26 @@ use peers::Peers;
 /// Serves HTTP at one port: requests go to the [`HttpService`](super::HttpService), connections that clients open by
 /// an upgrade come out of [`accept`](Listener::accept). HTTP/1.1 and HTTP/2, the latter with prior knowledge or by ALPN.
 ///
-/// It works in the background, so requests are served also while nobody calls `accept`. Dropping it ends requests and
-/// what was not accepted; accepted connections go on.
+/// It works in the background, so requests are served also while nobody calls `accept`. Dropping it does what
+/// [`close`](Self::close) does, in the background; connections that were not accepted end, accepted ones go on.
 #[derive(Debug)]
 pub struct HttpListener {
     url: TransportUrl,
     upgraded: Mutex<mpsc::Receiver<Connection>>,
-    serving: AbortHandle,
+    serving: JoinHandle<()>,
+    /// Dropped to say that it closes.
+    open: watch::Sender<()>,
+}
+
+/// Tells when the listener closes.
+#[derive(Clone, Debug)]
+struct Closing(watch::Receiver<()>);
+
+impl Closing {
+    async fn begun(&mut self) {
+        // Nothing is ever sent, so this ends when the sender is gone.
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 /// What the connections of a listener share.
@@ -84,14 +98,19 @@ impl HttpListener {
             upgraded: sender,
         });
         let url = TransportUrl::Http { tls, host: address.ip().to_string(), port: address.port() };
-        let serving = tokio::spawn(run(listener, shared)).abort_handle();
-        Ok(Self { url, upgraded: Mutex::new(upgraded), serving })
+        let (open, closing) = watch::channel(());
+        let serving = tokio::spawn(run(listener, shared, Closing(closing)));
+        Ok(Self { url, upgraded: Mutex::new(upgraded), serving, open })
     }
-}
 
-impl Drop for HttpListener {
-    fn drop(&mut self) {
-        self.serving.abort();
+    /// Shuts down: the port is closed, idle HTTP connections too (HTTP/2 is told by GOAWAY). Requests that are being
+    /// served are answered, as far as that takes no longer than [`Timeouts::close`](crate::Timeouts::close).
+    /// Dropping the future leaves this to the background.
+    pub async fn close(self) {
+        let Self { serving, open, .. } = self;
+        drop(open);
+        // An error would be a panic there, which has been reported.
+        let _ = serving.await;
     }
 }
 
@@ -108,15 +127,27 @@ impl Listener for HttpListener {
     }
 }
 
-async fn run(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+async fn run(listener: tokio::net::TcpListener, shared: Arc<Shared>, mut closing: Closing) {
     let mut connections = JoinSet::new();
+    let until = closing.clone();
+    let next = || async {
+        shared.gate.ready().await;
+        socket::accept(&listener).await
+    };
     loop {
         tokio::select! {
-            accepted = socket::accept(&listener) => {
+            accepted = next() => {
                 let (stream, address): (_, SocketAddr) = accepted;
-                connections.spawn(connection::serve(stream, address, Arc::clone(&shared)));
+                connections.spawn(connection::serve(stream, address, Arc::clone(&shared), until.clone()));
             }
             Some(_) = connections.join_next() => {}
+            () = closing.begun() => break,
         }
+    }
+    drop(listener);
+    let drained =
+        timeout(shared.options.timeouts.close, async { while connections.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::debug!(unfinished = connections.len(), "requests were cut off at the end of the listener");
     }
 }

@@ -1,5 +1,6 @@
 //! The transports on loopback, each beside the bare thing that it is made of.
 
+pub(crate) mod http;
 pub(crate) mod quic;
 #[cfg(target_os = "linux")]
 pub(crate) mod shm;
