@@ -53,9 +53,9 @@ impl TransportError {
             Self::Peer(PeerFault::Handshake { source, .. })
             | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
-            Self::Peer(PeerFault::SharedMemory { .. } | PeerFault::Answer { .. }) => {
-                ErrorCode::UnexpectedFrame
-            }
+            Self::Peer(
+                PeerFault::SharedMemory { .. } | PeerFault::Answer { .. } | PeerFault::OtherTransfer { .. },
+            ) => ErrorCode::UnexpectedFrame,
             Self::Peer(PeerFault::Unauthorized { .. })
             | Self::Incompatible(
                 Incompatible::Tls { .. }
@@ -92,11 +92,14 @@ impl TransportError {
     }
 
     /// Whether the connection can go on. After [`PeerFault::DamagedFrame`] the frame is lost and later ones are in
-    /// step; after [`LimitExceeded::Memory`] it is still pending, to be tried again or refused.
+    /// step; after [`LimitExceeded::Memory`] it is still pending, to be tried again or refused (a
+    /// [`Transfer`](crate::Transfer) has refused it).
     #[must_use]
     pub fn is_recoverable(&self) -> bool {
         match self {
-            Self::Peer(fault) => matches!(fault, PeerFault::DamagedFrame { .. }),
+            Self::Peer(fault) => {
+                matches!(fault, PeerFault::DamagedFrame { .. } | PeerFault::OtherTransfer { .. })
+            }
             Self::Limit(limit) => {
                 matches!(
                     limit,
@@ -148,6 +151,16 @@ pub enum PeerFault {
         kind: Option<FrameKind>,
         /// What is wrong with it.
         source: avp_wire::DecodeError,
+    },
+    /// A frame on a transfer's own stream that is not the transfer's. It was refused; the stream goes on.
+    #[error("{peer} sent a frame of {} on a stream of transfer `{transfer}`", transfer_name(.named))]
+    OtherTransfer {
+        /// Who sent it.
+        peer: String,
+        /// The transfer of the stream.
+        transfer: String,
+        /// The transfer that the frame names.
+        named: Option<String>,
     },
     /// The peer closed within a frame.
     #[error("{peer} closed the connection within a frame, after {got} of {expected} bytes")]
@@ -410,6 +423,10 @@ pub enum IoFault {
 
 fn software(name: Option<&str>) -> String {
     name.map_or_else(String::new, |name| format!(" (`{name}`)"))
+}
+
+fn transfer_name(transfer: &Option<String>) -> String {
+    transfer.as_ref().map_or_else(|| "no transfer".to_owned(), |id| format!("transfer `{id}`"))
 }
 
 fn available() -> String {
