@@ -38,6 +38,7 @@ mod tcp;
 pub mod testing;
 pub mod tls;
 mod transfers;
+mod turns;
 mod url;
 mod work;
 

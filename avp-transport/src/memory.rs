@@ -256,6 +256,7 @@ impl MemoryReceiver {
             Stage::Failed => return Err(self.closed()),
             Stage::Between => {}
         }
+        self.intake.give_way().await;
         let parcel = match timeout(self.idle, self.queue.recv()).await {
             Ok(Some(parcel)) => parcel,
             Ok(None) => {

@@ -146,6 +146,7 @@ impl QuicListener {
 
     async fn next(&self) -> Result<Connection> {
         let next = || async {
+            self.gate.ready().await;
             let Some(incoming) = self.endpoint.accept().await else {
                 self.lost.notify_one();
                 return pending().await;

@@ -139,6 +139,7 @@ impl ShmReceiver {
             self.patience.reset();
         }
         if !self.ahead.bytes().is_empty() {
+            self.intake.give_way().await;
             return Ok(true);
         }
         if !self.descriptors.is_empty() {

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::TlsStream;
 
 use super::super::io::{Link, Socket};
 use super::super::tuning::{BUFFER, CONNECTION_WINDOW, FRAME_SIZE, PING, STREAM_WINDOW};
@@ -26,7 +26,7 @@ use super::routes;
 use crate::budget::MemoryBudget;
 use crate::connection::{Peer, PeerAddress};
 use crate::half_open::{HalfOpen, PeerKey};
-use crate::tls::identity;
+use crate::tls::{accept, identity};
 
 /// What every HTTP/2 connection starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -104,12 +104,14 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
         let within = shared.options.limits.handshake_timeout;
         match &shared.tls {
             None => {
+                let heard = place.heard();
                 let client = client(&shared, peer, presence, place);
                 let Ok(Ok((stream, ahead, h2))) = timeout(within, detect(stream)).await else { return };
+                heard.mark();
                 talk(stream, ahead, h2, client).await;
             }
             Some(config) => {
-                let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+                let accepting = accept(stream, Arc::clone(config), &shared.turns, place.heard());
                 let stream = match timeout(within, accepting).await {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => return tracing::debug!(%address, %error, "a peer failed in TLS"),

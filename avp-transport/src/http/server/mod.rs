@@ -20,6 +20,7 @@ use crate::half_open::HalfOpenGate;
 use crate::link::{BoxFuture, Listener, Result};
 use crate::options::Options;
 use crate::socket;
+use crate::turns::Turns;
 use crate::url::TransportUrl;
 use peers::Peers;
 
@@ -42,6 +43,7 @@ struct Shared {
     http: HttpServerOptions,
     tls: Option<Arc<rustls::ServerConfig>>,
     gate: HalfOpenGate,
+    turns: Turns,
     peers: Peers,
     upgraded: mpsc::Sender<Connection>,
 }
@@ -74,6 +76,7 @@ impl HttpListener {
         let (sender, upgraded) = mpsc::channel(http.limits.backlog.max(1));
         let shared = Arc::new(Shared {
             gate: HalfOpenGate::new(options.limits.max_half_open_per_peer),
+            turns: Turns::default(),
             peers: Peers::new(http.limits),
             options,
             http,
@@ -107,9 +110,14 @@ impl Listener for HttpListener {
 
 async fn run(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
+    let next = async || {
+        shared.turns.ready().await;
+        shared.gate.ready().await;
+        socket::accept(&listener).await
+    };
     loop {
         tokio::select! {
-            accepted = socket::accept(&listener) => {
+            accepted = next() => {
                 let (stream, address): (_, SocketAddr) = accepted;
                 connections.spawn(connection::serve(stream, address, Arc::clone(&shared)));
             }
