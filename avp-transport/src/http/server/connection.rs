@@ -51,7 +51,8 @@ pub(super) struct Client {
 impl Client {
     /// The place among half-open connections, once: taken by the first request that is let in.
     pub(super) fn establish(&self) -> Option<HalfOpen> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        place.inspect(|place| place.heard().mark())
     }
 
     fn is_half_open(&self) -> bool {
@@ -104,10 +105,8 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
         let within = shared.options.limits.handshake_timeout;
         match &shared.tls {
             None => {
-                let heard = place.heard();
                 let client = client(&shared, peer, presence, place);
                 let Ok(Ok((stream, ahead, h2))) = timeout(within, detect(stream)).await else { return };
-                heard.mark();
                 talk(stream, ahead, h2, client).await;
             }
             Some(config) => {
