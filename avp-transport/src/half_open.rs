@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -44,8 +45,29 @@ impl PeerKey {
 /// second.
 const TENURE: Duration = Duration::from_millis(20);
 
-/// A place's number, since when it is taken, and how its holder is told to leave.
-type Place = (u64, Instant, Arc<Notify>);
+/// A taken place.
+#[derive(Debug)]
+struct Place {
+    id: u64,
+    since: Instant,
+    /// Tells its holder to leave.
+    leave: Arc<Notify>,
+    heard: Heard,
+}
+
+/// Whether a connection has said what comes first. One that has is dropped after those that are silent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    pub(crate) fn mark(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_marked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -69,22 +91,31 @@ impl HalfOpenGate {
         Self { limit: limit.max(1), waiting: Arc::default(), freed: Arc::default() }
     }
 
-    /// Counts a new connection, dropping the peer's oldest where there are too many.
+    /// Counts a new connection. Where there are too many the peer's oldest is dropped: of the silent ones that have had
+    /// their tenure, or else of all.
     pub(crate) fn enter(&self, key: PeerKey) -> HalfOpen {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.last += 1;
         let id = waiting.last;
         let dropped = Arc::new(Notify::new());
         let queue = waiting.peers.entry(key.clone()).or_default();
-        if queue.len() >= self.limit
-            && let Some((_, _, oldest)) = queue.pop_front()
-        {
-            oldest.notify_one();
+        if queue.len() >= self.limit {
+            let is_silent = |place: &Place| !place.heard.is_marked() && place.since.elapsed() >= TENURE;
+            let oldest = queue.iter().position(is_silent).unwrap_or(0);
+            if let Some(place) = queue.remove(oldest) {
+                place.leave.notify_one();
+            }
         }
-        queue.push_back((id, Instant::now(), Arc::clone(&dropped)));
+        let heard = Heard::default();
+        queue.push_back(Place {
+            id,
+            since: Instant::now(),
+            leave: Arc::clone(&dropped),
+            heard: heard.clone(),
+        });
         let crowded = queue.len() >= self.limit;
         waiting.crowded = crowded.then(|| key.clone());
-        HalfOpen { gate: self.clone(), key, id, dropped }
+        HalfOpen { gate: self.clone(), key, id, dropped, heard }
     }
 
     /// Connections of all peers that are counted now.
@@ -108,12 +139,11 @@ impl HalfOpenGate {
     fn resume(&self) -> Option<Instant> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = waiting.peers.get(waiting.crowded.as_ref()?)?;
-        let (_, oldest, _) = queue.front()?;
-        if queue.len() < self.limit || oldest.elapsed() >= TENURE {
+        if queue.len() < self.limit || queue.front()?.since.elapsed() >= TENURE {
             return None;
         }
         // Some at once, since timers are no finer than a millisecond.
-        queue.get(queue.len() / 4).map(|(_, since, _)| *since + TENURE)
+        queue.get(queue.len() / 4).map(|place| place.since + TENURE)
     }
 
     #[cfg(test)]
@@ -129,9 +159,15 @@ pub(crate) struct HalfOpen {
     key: PeerKey,
     id: u64,
     dropped: Arc<Notify>,
+    heard: Heard,
 }
 
 impl HalfOpen {
+    /// What is marked when the connection has said what comes first.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.clone()
+    }
+
     pub(crate) fn limit(&self) -> usize {
         self.gate.limit
     }
@@ -151,7 +187,7 @@ impl Drop for HalfOpen {
     fn drop(&mut self) {
         let mut waiting = self.gate.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = waiting.peers.get_mut(&self.key) {
-            queue.retain(|(id, ..)| *id != self.id);
+            queue.retain(|place| place.id != self.id);
             if queue.len() < self.gate.limit {
                 self.gate.freed.notify_one();
             }
@@ -207,6 +243,23 @@ mod tests {
         let given_back = Instant::now();
         waiter.await.unwrap();
         assert_eq!(given_back.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_spoken_is_dropped_after_those_that_are_silent() {
+        let gate = HalfOpenGate::new(3);
+        let [spoken, silent, third] = [0; 3].map(|_| gate.enter(key("10.0.0.1")));
+        spoken.heard().mark();
+        tokio::time::advance(TENURE).await;
+        let fresh = gate.enter(key("10.0.0.1"));
+        silent.dropped().await;
+        third.heard().mark();
+        // The one that has just come has its tenure, so the oldest of all goes.
+        let _newest = gate.enter(key("10.0.0.1"));
+        spoken.dropped().await;
+        for kept in [&third, &fresh] {
+            assert!(timeout(Duration::from_millis(1), kept.dropped()).await.is_err());
+        }
     }
 
     #[test]

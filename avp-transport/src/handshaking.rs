@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Duration, timeout};
 
 use crate::connection::Connection;
@@ -44,6 +44,8 @@ impl Handshaking {
                 }
                 started = next() => if let Some((place, handshake)) = started {
                     tasks.spawn(finish(self.scheme, place, handshake, deadline));
+                    // Beginning one may cost much (QUIC's cryptography), and more may be here already.
+                    yield_now().await;
                 },
             }
         }

@@ -1,8 +1,12 @@
 //! What is asked of every incoming frame, whatever carried it: sizes, budgets, checks.
 
+use std::time::Duration;
+
 use avp_wire::ext::FrameKind;
 use avp_wire::{DecodeError, Fault, Flags, Frame, FrameHead, Header, Limits};
 use bytes::Bytes;
+use tokio::task::coop::consume_budget;
+use tokio::time::sleep;
 
 use crate::budget::{Account, MemoryBudget, MemoryClaim};
 use crate::error::{LimitExceeded, PeerFault, TransportError};
@@ -10,6 +14,11 @@ use crate::link::Result;
 use crate::options::Options;
 use crate::telemetry::{Direction, Meter};
 use crate::work::{Check, is_long_check};
+
+/// Tiny frames in a row after which a receiver pauses, so that a flood costs little of the processor until its budget is
+/// spent. Several times as many a second as peers may sustain still come through.
+const TINY_IN_A_ROW: u32 = 64;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How far the check of a payload is.
 pub(crate) enum Checking {
@@ -26,6 +35,8 @@ pub(crate) struct Intake {
     account: Account,
     /// Bytes that may still come before the peer is known.
     restricted: Option<u64>,
+    tiny: u64,
+    tiny_in_a_row: u32,
 }
 
 impl Intake {
@@ -40,7 +51,8 @@ impl Intake {
 
     /// For one of several streams of a connection, which draw on one account.
     pub(crate) fn sharing(peer: String, options: &Options, account: Account, meter: Meter) -> Self {
-        Self { peer, limits: options.limits.clone(), meter, account, restricted: None }
+        let (limits, tiny) = (options.limits.clone(), options.budgets.tiny_payload);
+        Self { peer, limits, meter, account, restricted: None, tiny, tiny_in_a_row: 0 }
     }
 
     pub(crate) fn restrict(&mut self, bytes: u64) {
@@ -68,8 +80,21 @@ impl Intake {
             };
             self.restricted = Some(rest);
         }
-        self.account.conduct().frame(u64::from(header.payload_len_on_wire()))?;
+        let payload = u64::from(header.payload_len_on_wire());
+        self.tiny_in_a_row = if payload < self.tiny { self.tiny_in_a_row + 1 } else { 0 };
+        self.account.conduct().frame(payload)?;
         Ok(header)
+    }
+
+    /// Lets other tasks have their turn before a frame that is here already: it costs no wait, so a flood would leave them
+    /// none. Dropping the future loses nothing.
+    pub(crate) async fn give_way(&mut self) {
+        if self.tiny_in_a_row >= TINY_IN_A_ROW {
+            self.tiny_in_a_row = 0;
+            sleep(PAUSE).await;
+        } else {
+            consume_budget().await;
+        }
     }
 
     /// Decodes the metadata of a header that passed.

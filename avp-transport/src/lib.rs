@@ -42,6 +42,7 @@ mod telemetry;
 pub mod testing;
 pub mod tls;
 mod transfers;
+mod turns;
 mod url;
 mod work;
 

@@ -265,6 +265,7 @@ impl MemoryReceiver {
             Stage::Failed => return Err(self.closed()),
             Stage::Between => {}
         }
+        self.intake.give_way().await;
         let Some(parcel) = self.idle.wait(&self.intake.peer, self.queue.recv()).await? else {
             self.stage = Stage::Ended;
             return Ok(false);

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use avp_transport::Options;
 use avp_transport::testing::{Attack, Ends, Reached, Service, honest_transfer, open_files_limit, resident};
+use avp_transport::{Options, Scheme, TransportUrl};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
@@ -21,15 +22,35 @@ const GENEROUS: Duration = Duration::from_secs(30);
 /// What an attack may add to the memory of this process, the attacker's own included.
 const MEMORY: usize = 256 << 20;
 
+fn urls(folder: &TempDir) -> Vec<TransportUrl> {
+    let sockets =
+        ["avp+tcp", "avp+tls", "avp+quic", "http", "https"].map(|scheme| format!("{scheme}://127.0.0.1:0"));
+    let mut urls = Vec::from(sockets);
+    urls.push("avp+mem:abuse".to_owned());
+    #[cfg(target_os = "linux")]
+    urls.push(format!("avp+shm://{}/abuse.sock", folder.path().display()));
+    urls.iter().map(|url| url.parse().unwrap()).collect()
+}
+
 fn an_honest_client_gets_through(attack: Attack) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     Runtime::new().unwrap().block_on(async {
         let files = open_files_limit(4 * HALF_OPEN);
-        // Those of slow loris come back when they are dropped, all at once; a debug build has to keep up with that.
-        let most = if attack == Attack::SlowLoris { 300 } else { HALF_OPEN }.min(files / 4);
-        for url in ["avp+tcp://127.0.0.1:0", "avp+tls://127.0.0.1:0", "avp+mem:abuse"] {
+        let folder = tempfile::tempdir().unwrap();
+        for url in urls(&folder) {
+            if !Attack::on(url.scheme()).contains(&attack) {
+                continue;
+            }
+            // Those of slow loris come back when they are dropped, all at once; a debug build has to keep up with that, and
+            // over QUIC each of them is a whole handshake.
+            let most = match (attack, url.scheme()) {
+                (Attack::SlowLoris, Scheme::Quic) => 100,
+                (Attack::SlowLoris, _) => 300,
+                _ => HALF_OPEN,
+            };
+            let most = most.min(files / 4);
             let ends = Ends::secured(Options::default());
-            let service = Service::acknowledging(&url.parse().unwrap(), &ends.server).await.unwrap();
+            let service = Service::acknowledging(&url, &ends.server).await.unwrap();
             honest_transfer(service.url(), &ends.client, 1 << 20).await.unwrap();
             let before = resident();
             let reached = Arc::new(Reached::default());
@@ -81,4 +102,9 @@ fn beside_a_flood_of_tiny_frames() {
 #[test]
 fn beside_connections_that_are_opened_and_given_up() {
     an_honest_client_gets_through(Attack::OpenAndCancel);
+}
+
+#[test]
+fn beside_a_flood_of_requests() {
+    an_honest_client_gets_through(Attack::Requests);
 }

@@ -192,5 +192,5 @@ async fn a_flood_of_frames_leaves_other_tasks_their_turn() {
     }
     other.abort();
     let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(turns >= many / 200, "{turns} turns while {many} frames were received");
+    assert!(turns >= many / 20, "{turns} turns while {many} frames were received");
 }

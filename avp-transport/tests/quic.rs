@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use avp_transport::testing::{Harness, encoded, sample};
 use avp_transport::{
-    Connection, Deadline, Incompatible, IoFault, LimitExceeded, Listener, Options, TlsFault, Transfer,
-    Transfers, TransportError, TransportUrl, UsageError, connect, listen,
+    Connection, Deadline, Incompatible, IoFault, LimitExceeded, Listener, Options, PeerFault, TlsFault,
+    Transfer, Transfers, TransportError, TransportUrl, UsageError, connect, listen,
 };
 use avp_wire::{EncodeOptions, Frame, ext};
 use common::{Secure, authorities_pem, issue, secure_client, secure_server};
@@ -221,6 +221,63 @@ async fn open_first_and_further(
     let (mut further, recv) = theirs.open_bi().await.unwrap();
     further.write_all(&wire_of(transfer, sample(1, 5000))).await.unwrap();
     (further, vec![first_recv, recv])
+}
+
+// spec: transports 3.17
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_of_another_transfer_is_refused_and_its_stream_goes_on() {
+    let (theirs, ours, _endpoint) = met_by_stranger(Options::default()).await;
+    let server = Transfers::over(ours);
+    let (mut stream, _kept) = open_first_and_further(&theirs, "mine").await;
+    stream.write_all(&wire_of("other", sample(2, 5000))).await.unwrap();
+    stream.write_all(&encoded(&sample(3, 200_000)).to_vec()).await.unwrap();
+    stream.write_all(&wire_of("mine", sample(4, 5000))).await.unwrap();
+    // The frame on the first stream is of the transfer with the empty id; either may come first.
+    let mut begun = [server.accept().await.unwrap().unwrap(), server.accept().await.unwrap().unwrap()];
+    begun.sort_by_key(|transfer| transfer.id().to_owned());
+    let [_, transfer] = &mut begun;
+    assert_eq!(transfer.recv().await.unwrap().unwrap().payload, sample(1, 5000).payload);
+    for other in [Some("other"), None] {
+        let error = transfer.recv().await.unwrap_err();
+        assert!(error.is_recoverable());
+        let TransportError::Peer(PeerFault::OtherTransfer { transfer: of, named, .. }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!((of.as_str(), named.as_deref()), ("mine", other));
+    }
+    assert_eq!(transfer.recv().await.unwrap().unwrap().payload, sample(4, 5000).payload);
+    assert!(timeout(A_WHILE, server.accept()).await.is_err(), "no transfer was begun by them");
+
+    // They count as refused frames.
+    for _ in 0..17 {
+        stream.write_all(&wire_of("other", sample(5, 100))).await.unwrap();
+    }
+    for _ in 0..14 {
+        assert!(transfer.recv().await.unwrap_err().is_recoverable());
+    }
+    let error = transfer.recv().await.unwrap_err();
+    assert!(matches!(error, TransportError::Limit(LimitExceeded::Rejects { limit: 16 })), "{error}");
+    assert!(server.accept().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_there_is_no_memory_for_is_told_once_and_its_stream_goes_on() {
+    const BIG: usize = 700_000;
+    let mut options = Options::default();
+    (options.limits.memory_budget, options.limits.frame_timeout) = (1 << 20, A_WHILE);
+    let (client, server) = transfers(Options::default(), options).await;
+    let sending = client.open("big").unwrap();
+    for (i, len) in [BIG, BIG, 1000].into_iter().enumerate() {
+        sending.send(sample(i as u32, len), &plain()).await.unwrap();
+    }
+    let mut transfer = server.accept().await.unwrap().unwrap();
+    let held = transfer.recv().await.unwrap().unwrap();
+    let error = transfer.recv().await.unwrap_err();
+    assert!(matches!(error, TransportError::Limit(LimitExceeded::Memory { .. })), "{error}");
+    assert_eq!(transfer.recv().await.unwrap().unwrap().payload, sample(2, 1000).payload);
+    drop(held);
+    sending.send(sample(3, BIG), &plain()).await.unwrap();
+    assert_eq!(transfer.recv().await.unwrap().unwrap().payload, sample(3, BIG).payload);
 }
 
 // spec: transports 3.7

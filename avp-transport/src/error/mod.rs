@@ -54,9 +54,9 @@ impl TransportError {
             Self::Peer(PeerFault::Handshake { source, .. })
             | Self::Incompatible(Incompatible::Handshake { source, .. }) => source.code(),
             Self::Limit(limit) => limit.code(),
-            Self::Peer(PeerFault::SharedMemory { .. } | PeerFault::Answer { .. }) => {
-                ErrorCode::UnexpectedFrame
-            }
+            Self::Peer(
+                PeerFault::SharedMemory { .. } | PeerFault::Answer { .. } | PeerFault::OtherTransfer { .. },
+            ) => ErrorCode::UnexpectedFrame,
             Self::Peer(PeerFault::Unauthorized { .. })
             | Self::Incompatible(
                 Incompatible::Tls { .. }
@@ -94,11 +94,14 @@ impl TransportError {
     }
 
     /// Whether the connection can go on. After [`PeerFault::DamagedFrame`] the frame is lost and later ones are in
-    /// step; after [`LimitExceeded::Memory`] it is still pending, to be tried again or refused.
+    /// step; after [`LimitExceeded::Memory`] it is still pending, to be tried again or refused (a
+    /// [`Transfer`](crate::Transfer) has refused it).
     #[must_use]
     pub fn is_recoverable(&self) -> bool {
         match self {
-            Self::Peer(fault) => matches!(fault, PeerFault::DamagedFrame { .. }),
+            Self::Peer(fault) => {
+                matches!(fault, PeerFault::DamagedFrame { .. } | PeerFault::OtherTransfer { .. })
+            }
             Self::Limit(limit) => {
                 matches!(
                     limit,

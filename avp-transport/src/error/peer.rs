@@ -35,6 +35,16 @@ pub enum PeerFault {
         /// What is wrong with it.
         source: avp_wire::DecodeError,
     },
+    /// A frame on a transfer's own stream that is not the transfer's. It was refused; the stream goes on.
+    #[error("{peer} sent a frame of {} on a stream of transfer `{transfer}`", transfer_name(.named))]
+    OtherTransfer {
+        /// Who sent it.
+        peer: String,
+        /// The transfer of the stream.
+        transfer: String,
+        /// The transfer that the frame names.
+        named: Option<String>,
+    },
     /// The peer closed within a frame.
     #[error("{peer} closed the connection within a frame, after {got} of {expected} bytes")]
     Truncated {
@@ -83,6 +93,10 @@ pub enum PeerFault {
         /// What is wrong with it.
         source: avp_handshake::HandshakeError,
     },
+}
+
+fn transfer_name(transfer: &Option<String>) -> String {
+    transfer.as_ref().map_or_else(|| "no transfer".to_owned(), |id| format!("transfer `{id}`"))
 }
 
 /// What other protocol begins like this, and what to do about it.

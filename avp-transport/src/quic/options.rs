@@ -32,7 +32,8 @@ pub struct QuicOptions {
     /// Largest UDP payload that is tried on the path (8952, for Ethernet with jumbo frames). At most `initial_mtu` turns
     /// the search off.
     pub max_mtu: u16,
-    /// How the rate follows the network ([`Congestion::Cubic`]).
+    /// How the rate follows the network ([`Congestion::Cubic`]). The example `link_rates` shows what each makes of a lossy
+    /// path.
     pub congestion: Congestion,
     /// Streams that the peer may have open beyond one for each transfer (64).
     pub max_stripes: usize,
@@ -73,7 +74,7 @@ pub enum Congestion {
     Cubic,
     /// NewReno (RFC 9002).
     NewReno,
-    /// BBR, for long paths with loss.
+    /// BBR, which goes by the rate that arrives and not by loss: for long paths that lose packets now and then.
     Bbr,
 }
 

@@ -129,6 +129,7 @@ impl ShmReceiver {
             self.supply.be_patient();
         }
         if !self.supply.bytes().is_empty() {
+            self.intake.give_way().await;
             return Ok(true);
         }
         if self.supply.has_descriptors() {

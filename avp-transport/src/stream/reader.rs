@@ -6,7 +6,6 @@ use std::io;
 use avp_wire::{BufferPool, Frame, FrameHead, Header};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::task::coop::consume_budget;
 
 use super::filling::Filling;
 use crate::error::{Deadline, LimitExceeded, PeerFault, TransportError, UsageError};
@@ -124,8 +123,7 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
     async fn begin(&mut self) -> Result<bool> {
         self.patience.reset();
         if !self.ahead.is_empty() {
-            // Frames that are here already cost no wait, but a flood of them must leave other tasks their turn.
-            consume_budget().await;
+            self.intake.give_way().await;
             return Ok(true);
         }
         let room = self.room();

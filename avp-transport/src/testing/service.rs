@@ -23,6 +23,8 @@ pub struct Ends {
     pub client: Options,
     /// The server's.
     pub server: Options,
+    /// The authority that the client trusts, in PEM, for clients in other processes.
+    pub authority: String,
 }
 
 impl Ends {
@@ -35,9 +37,19 @@ impl Ends {
         let authority = DevCa::new("rig").unwrap();
         let issued = authority.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         let (mut client, mut server) = (options.clone(), options);
-        client.tls.authorities = Some(TlsAuthorities::from_pem(authority.certificate()).unwrap());
+        client = Self::trusting(client, authority.certificate());
         server.tls.certificate = Some(TlsCertificate::from_pem(&issued.certificate, &issued.key).unwrap());
-        Self { client, server }
+        Self { client, server, authority: authority.certificate().to_owned() }
+    }
+
+    /// `options` for a client that trusts an authority.
+    ///
+    /// # Panics
+    /// Where `authority` is no certificate in PEM.
+    #[must_use]
+    pub fn trusting(mut options: Options, authority: &str) -> Options {
+        options.tls.authorities = Some(TlsAuthorities::from_pem(authority).unwrap());
+        options
     }
 }
 

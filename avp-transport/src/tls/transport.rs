@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::TlsStream;
 
 use super::{ALPN, TlsFault, identity};
 use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, TransportError, UsageError};
-use crate::half_open::{HalfOpenGate, PeerKey};
+use crate::half_open::{HalfOpenGate, Heard, PeerKey};
 use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
 use crate::socket;
 use crate::stream;
 use crate::telemetry::{Meter, Side, connecting};
+use crate::turns::Turns;
 use crate::url::{Scheme, TransportUrl};
 
 /// Connects over TLS. [`Options::tls`] says whom it trusts and what it shows.
@@ -63,6 +64,7 @@ pub struct TlsListener {
     gate: HalfOpenGate,
     config: Arc<rustls::ServerConfig>,
     handshaking: Handshaking,
+    turns: Arc<Turns>,
 }
 
 impl TlsListener {
@@ -79,16 +81,18 @@ impl TlsListener {
         let (listener, address) = socket::bind(host, &addresses).await?;
         let url = TransportUrl::Tls { host: address.ip().to_string(), port: address.port() };
         let gate = HalfOpenGate::new(options.limits.max_half_open_per_peer);
-        Ok(Self { listener, url, options, gate, config, handshaking: Handshaking::new(Scheme::Tls) })
+        let (handshaking, turns) = (Handshaking::new(Scheme::Tls), Arc::default());
+        Ok(Self { listener, url, options, gate, config, handshaking, turns })
     }
 
     async fn next(&self) -> Connection {
         let next = || async {
+            self.turns.ready().await;
             self.gate.ready().await;
             let (stream, address) = socket::accept(&self.listener).await;
             let place = self.gate.enter(PeerKey::from(address.ip()));
-            let (config, options) = (Arc::clone(&self.config), self.options.clone());
-            Some((place, accept(stream, address, config, options)))
+            let (config, turns) = (Arc::clone(&self.config), (Arc::clone(&self.turns), place.heard()));
+            Some((place, accept(stream, address, config, turns, self.options.clone())))
         };
         self.handshaking.accept(next, self.options.limits.handshake_timeout).await
     }
@@ -108,10 +112,12 @@ async fn accept(
     stream: TcpStream,
     address: SocketAddr,
     config: Arc<rustls::ServerConfig>,
+    (turns, heard): (Arc<Turns>, Heard),
     options: Options,
 ) -> Result<Connection> {
-    let stream =
-        TlsAcceptor::from(config).accept(stream).await.map_err(|error| fault(address.to_string(), error))?;
+    let stream = super::accept::accept(stream, config, &turns, heard)
+        .await
+        .map_err(|error| fault(address.to_string(), error))?;
     secured(stream.into(), address, &options, Side::Server)
 }
 

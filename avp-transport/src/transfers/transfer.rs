@@ -180,7 +180,11 @@ impl Transfer {
     /// The next frame of this transfer; `None` once the peer has finished. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// As [`FrameReceiver::recv`]; a damaged frame is an error of its own transfer alone.
+    /// As [`FrameReceiver::recv`]; a damaged frame is an error of its own transfer alone. A frame that there is no memory
+    /// for is refused, as is one of another transfer on a stream of this one ([`PeerFault::OtherTransfer`]); the next is
+    /// received then.
+    ///
+    /// [`PeerFault::OtherTransfer`]: crate::PeerFault::OtherTransfer
     pub async fn recv(&mut self) -> Result<Option<Frame>> {
         let outcome = self.next().await;
         match &outcome {
@@ -198,11 +202,11 @@ impl Transfer {
             if self.is_complete() || self.sources.is_empty() && !lane_open && self.inlet.streams.is_none() {
                 return self.end();
             }
-            let Self { shared, inlet, sources, .. } = self;
+            let Self { id, shared, inlet, sources, .. } = self;
             let (has_sources, has_streams) = (!sources.is_empty(), inlet.streams.is_some());
             tokio::select! {
                 biased;
-                (from, frame) = sources.next(), if has_sources => {
+                (from, frame) = sources.next(id, &shared.peer), if has_sources => {
                     if let Some(frame) = self.judge(from, frame) {
                         return frame.map(Some);
                     }

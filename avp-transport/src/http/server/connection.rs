@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::TlsStream;
 
 use super::super::inline::{Inline, Tasks};
 use super::super::io::{Link, Socket};
@@ -27,7 +27,7 @@ use super::{Closing, Shared};
 use crate::budget::MemoryBudget;
 use crate::connection::{Peer, PeerAddress};
 use crate::half_open::{HalfOpen, PeerKey};
-use crate::tls::identity;
+use crate::tls::{accept, identity};
 
 /// What every HTTP/2 connection starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -52,7 +52,8 @@ pub(super) struct Client {
 impl Client {
     /// The place among half-open connections, once: taken by the first request that is let in.
     pub(super) fn establish(&self) -> Option<HalfOpen> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        place.inspect(|place| place.heard().mark())
     }
 
     fn is_half_open(&self) -> bool {
@@ -114,8 +115,8 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
                 talk(stream, ahead, h2, client, closing).await;
             }
             Some(config) => {
-                let accepting = timeout(within, TlsAcceptor::from(Arc::clone(config)).accept(stream));
-                let stream = match unless_closing(&mut until, accepting).await {
+                let accepting = accept(stream, Arc::clone(config), &shared.turns, place.heard());
+                let stream = match unless_closing(&mut until, timeout(within, accepting)).await {
                     Some(Ok(Ok(stream))) => stream,
                     Some(Ok(Err(error))) => {
                         return tracing::debug!(peer = %address, %error, "a peer failed in TLS");

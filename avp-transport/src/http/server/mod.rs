@@ -22,6 +22,7 @@ use crate::link::{BoxFuture, Listener, Result};
 use crate::options::Options;
 use crate::socket;
 use crate::telemetry::Meter;
+use crate::turns::Turns;
 use crate::url::TransportUrl;
 use peers::Peers;
 
@@ -58,6 +59,7 @@ struct Shared {
     meter: Meter,
     tls: Option<Arc<rustls::ServerConfig>>,
     gate: HalfOpenGate,
+    turns: Turns,
     peers: Peers,
     upgraded: mpsc::Sender<Connection>,
 }
@@ -90,6 +92,7 @@ impl HttpListener {
         let (sender, upgraded) = mpsc::channel(http.limits.backlog.max(1));
         let shared = Arc::new(Shared {
             gate: HalfOpenGate::new(options.limits.max_half_open_per_peer),
+            turns: Turns::default(),
             peers: Peers::new(http.limits),
             options,
             http,
@@ -131,6 +134,7 @@ async fn run(listener: tokio::net::TcpListener, shared: Arc<Shared>, mut closing
     let mut connections = JoinSet::new();
     let until = closing.clone();
     let next = || async {
+        shared.turns.ready().await;
         shared.gate.ready().await;
         socket::accept(&listener).await
     };

@@ -86,7 +86,12 @@ impl fmt::Display for ChaosReport {
         for (kind, count) in &self.server_failed {
             writeln!(f, "  error at server    {count:>6}  {kind}")?;
         }
-        writeln!(f, "  altered heads      {:>6}", self.altered_heads)?;
+        let why = if self.protected || self.altered_heads == 0 {
+            ""
+        } else {
+            "  flips in metadata, which no checksum covers over a transport without TLS (docs/spec/transports.md, 1.3)"
+        };
+        writeln!(f, "  altered heads      {:>6}{why}", self.altered_heads)?;
         writeln!(f, "  altered payloads   {:>6}", self.altered_payloads)?;
         writeln!(f, "  beyond deadlines   {:>6}", self.late.len())?;
         writeln!(f, "  longest            {:>6.2} s", self.longest.as_secs_f64())?;

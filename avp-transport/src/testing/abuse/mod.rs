@@ -1,21 +1,22 @@
 //! Peers that use up what a server has, and an honest client beside them at the same address.
 
+mod bare;
+
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::bare::Door;
 use super::dice::Dice;
 use super::proxy::socket_of;
 use super::service::hello;
-use crate::connection::Connection;
 use crate::error::PeerFault;
 use crate::link::Result;
 use crate::negotiate::negotiate_client;
@@ -27,9 +28,10 @@ use crate::url::{Scheme, TransportUrl};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Attack {
-    /// Connections that send a byte of a hello every 100 ms.
+    /// Connections that send a byte of what comes first (a hello, a TLS handshake, a request) every 100 ms.
     SlowLoris,
-    /// Connections that say nothing: held, also after the server has dropped them, and replaced one by one.
+    /// Connections that say nothing: held, also after the server has dropped them, and replaced one by one. Over QUIC each
+    /// is the first packet of a handshake, from a port of its own.
     HalfOpen,
     /// Handshakes as fast as they go, each on a connection of its own.
     HelloFlood,
@@ -37,6 +39,8 @@ pub enum Attack {
     TinyFrames,
     /// Connections that are given up while they come about, or right after.
     OpenAndCancel,
+    /// HTTP requests as fast as they are answered. Over other transports nothing.
+    Requests,
 }
 
 /// How far an attack came.
@@ -51,28 +55,32 @@ pub struct Reached {
 }
 
 /// Tasks of attacks that go as fast as they can.
-const TASKS: u64 = 4;
+const TASKS: usize = 4;
 
 impl Attack {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::SlowLoris, Self::HalfOpen, Self::HelloFlood, Self::TinyFrames, Self::OpenAndCancel];
+    /// All that can be done to a server of this kind.
+    #[must_use]
+    pub fn on(scheme: Scheme) -> Vec<Self> {
+        let mut attacks =
+            vec![Self::SlowLoris, Self::HalfOpen, Self::HelloFlood, Self::TinyFrames, Self::OpenAndCancel];
+        attacks.extend((scheme == Scheme::Http).then_some(Self::Requests));
+        attacks
+    }
 
     /// Attacks the server at `url` until the future is dropped. `most` bounds the connections held at once.
+    ///
+    /// # Panics
+    /// Where the attacker's own sockets cannot be had.
     pub async fn run(self, url: TransportUrl, options: Options, most: usize, reached: Arc<Reached>) {
-        let socket = match url.scheme() {
-            Scheme::Tcp | Scheme::Tls | Scheme::Http | Scheme::Https => socket_of(&url).await.ok().flatten(),
-            _ => None,
-        };
-        let target = Arc::new(Target { url, options, socket, reached });
+        let door = Door::find(url.clone(), options.clone()).await.unwrap();
+        let target = Arc::new(Target { url, options, door, reached });
         match self {
             Self::SlowLoris => many(most, |_| slow_loris(Arc::clone(&target))).await,
             Self::HalfOpen => half_open(&target, most).await,
-            Self::HelloFlood => many(TASKS as usize, |_| hello_flood(Arc::clone(&target))).await,
-            Self::TinyFrames => many(TASKS as usize, |_| tiny_frames(Arc::clone(&target))).await,
-            Self::OpenAndCancel => {
-                many(TASKS as usize, |number| open_and_cancel(Arc::clone(&target), number)).await;
-            }
+            Self::HelloFlood => many(TASKS, |_| hello_flood(Arc::clone(&target))).await,
+            Self::TinyFrames => many(TASKS, |_| tiny_frames(Arc::clone(&target))).await,
+            Self::OpenAndCancel => many(TASKS, |number| open_and_cancel(Arc::clone(&target), number)).await,
+            Self::Requests => many(TASKS, |_| requests(Arc::clone(&target))).await,
         }
     }
 }
@@ -80,29 +88,13 @@ impl Attack {
 struct Target {
     url: TransportUrl,
     options: Options,
-    /// Where bare bytes can be sent to.
-    socket: Option<SocketAddr>,
+    door: Door,
     reached: Arc<Reached>,
 }
 
-/// A connection on which nothing was said, as bare as the transport allows.
-#[allow(dead_code)]
-enum Silent {
-    Socket(TcpStream),
-    Connection(Box<Connection>),
-}
-
 impl Target {
-    async fn silent(&self) -> Option<Silent> {
-        let silent = match self.socket {
-            Some(address) => TcpStream::connect(address).await.ok().map(Silent::Socket),
-            None => {
-                let connected = connect(&self.url, &self.options).await;
-                connected.ok().map(|connection| Silent::Connection(Box::new(connection)))
-            }
-        };
-        self.reached.connections.fetch_add(usize::from(silent.is_some()), Ordering::Relaxed);
-        silent
+    fn connected(&self) {
+        self.reached.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     fn sent(&self, count: usize) {
@@ -115,16 +107,16 @@ async fn many<F>(count: usize, task: impl Fn(u64) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut tasks: JoinSet<()> = (0..count as u64).map(&task).collect();
+    let mut tasks: JoinSet<()> = (0..count as u64).map(task).collect();
     while tasks.join_next().await.is_some() {}
 }
 
 async fn slow_loris(target: Arc<Target>) {
-    let hello = Frame::new(Metadata { session_id: "s".repeat(200), ..Metadata::default() }, vec![b' '; 1000]);
-    let bytes = hello.encode(&EncodeOptions::default()).unwrap().to_vec();
+    let bytes = target.door.opening();
     loop {
-        match target.silent().await {
-            Some(Silent::Socket(mut stream)) => {
+        match target.door.slow().await {
+            Ok(Some(mut stream)) => {
+                target.connected();
                 for byte in &bytes {
                     if stream.write_all(&[*byte]).await.is_err() {
                         break;
@@ -133,9 +125,13 @@ async fn slow_loris(target: Arc<Target>) {
                     sleep(Duration::from_millis(100)).await;
                 }
             }
-            // A transport that cannot send a part of a frame is kept waiting for a whole one.
-            Some(Silent::Connection(_held)) => sleep(Duration::from_secs(5)).await,
-            None => {}
+            // Kept waiting for a whole frame.
+            Ok(None) => {
+                let _held = target.door.silent().await;
+                target.connected();
+                sleep(Duration::from_secs(5)).await;
+            }
+            Err(_) => {}
         }
         // Coming back at once would be a flood of connections, which is another attack.
         sleep(Duration::from_secs(1)).await;
@@ -149,8 +145,11 @@ async fn half_open(target: &Target, most: usize) {
             held.pop_front();
             sleep(Duration::from_millis(1)).await;
         }
-        match timeout(Duration::from_secs(2), target.silent()).await {
-            Ok(Some(silent)) => held.push_back(silent),
+        match timeout(Duration::from_secs(2), target.door.silent()).await {
+            Ok(Ok(silent)) => {
+                target.connected();
+                held.push_back(silent);
+            }
             _ => sleep(Duration::from_millis(10)).await,
         }
         target.reached.held.fetch_max(held.len(), Ordering::Relaxed);
@@ -163,7 +162,7 @@ async fn hello_flood(target: Arc<Target>) {
             sleep(Duration::from_millis(5)).await;
             continue;
         };
-        target.reached.connections.fetch_add(1, Ordering::Relaxed);
+        target.connected();
         target.sent(1);
         let _ = negotiate_client(&mut connection, hello("flood")).await;
     }
@@ -180,7 +179,7 @@ async fn tiny_frames(target: Arc<Target>) {
 async fn flood(target: &Target, frame: &EncodedFrame) -> Result<()> {
     let mut connection = connect(&target.url, &target.options).await?;
     negotiate_client(&mut connection, hello("flood")).await?;
-    target.reached.connections.fetch_add(1, Ordering::Relaxed);
+    target.connected();
     loop {
         for _ in 0..1000 {
             connection.halves().0.feed(frame.clone()).await?;
@@ -196,11 +195,33 @@ async fn open_and_cancel(target: Arc<Target>, number: u64) {
     loop {
         let after = dice.time(Duration::from_millis(2));
         if let Ok(Ok(connection)) = timeout(after, connect(&target.url, &target.options)).await {
-            target.reached.connections.fetch_add(1, Ordering::Relaxed);
+            target.connected();
             drop(connection);
         }
         target.sent(1);
         tokio::task::yield_now().await;
+    }
+}
+
+async fn requests(target: Arc<Target>) {
+    loop {
+        let _ = request_often(&target).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn request_often(target: &Target) -> std::io::Result<()> {
+    let Some(address) = socket_of(&target.url).await? else { return std::future::pending().await };
+    let mut stream = TcpStream::connect(address).await?;
+    target.connected();
+    let request = format!("GET /health HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let mut answer = [0; 4096];
+    loop {
+        stream.write_all(request.as_bytes()).await?;
+        target.sent(1);
+        if stream.read(&mut answer).await? == 0 {
+            return Ok(());
+        }
     }
 }
 
