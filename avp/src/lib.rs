@@ -9,6 +9,7 @@
 
 mod accept;
 mod agent;
+mod answering;
 mod choice;
 mod context_sink;
 mod deliver;

@@ -3,12 +3,10 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use avp_backend::{
-    Backend, Context, ContextError, GenerateError, GenerateOptions, Generation, Prompt, generate,
-};
+use avp_backend::Context;
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
 use avp_transport::{
     Connection, Deadline, LimitExceeded, Transfer, Transfers, TransportError, negotiate_server,
@@ -18,20 +16,21 @@ use avp_wire::slab::{Ack, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::choice::is_incompatible;
+use crate::answering::{Behind, Question, answer, blocking, import, internal, turn};
 use crate::context_sink::ContextSink;
-use crate::exchange::{GenerateRequest, answer_frame, request_of};
-use crate::incoming::{self, Answer, lock};
-use crate::server::{Served, Shared};
+use crate::exchange::{answer_message, question_of, text_frame};
+use crate::incoming::{self, Answer};
+use crate::server::Shared;
 
 /// Questions of one transfer that may wait for the one that is being answered.
 const MAX_WAITING: usize = 16;
-/// How often a question whose turn is not to come before its context looks whether that is there.
-const LOOK: Duration = Duration::from_millis(20);
 /// How long a peer for whom there is no place may take to hear that.
 const PARTING: Duration = Duration::from_secs(1);
+/// How often a peer that says nothing more, and waits for its answer, is sent a sign of life. Many transports tell only
+/// by what is sent whether there is still somebody.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 
 /// What the lanes of a session share.
 struct Session {
@@ -44,8 +43,6 @@ struct Session {
     contexts: Arc<Semaphore>,
     /// Questions that are being answered.
     answering: AtomicUsize,
-    /// The peer has ended its side: nobody waits for answers.
-    gone: Arc<AtomicBool>,
 }
 
 /// Negotiates and serves until the peer ends its side.
@@ -63,7 +60,6 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
         sender: connection.peer().identity().map(str::to_owned),
         contexts: Arc::new(Semaphore::new(shared.options.max_contexts)),
         answering: AtomicUsize::new(0),
-        gone: Arc::new(AtomicBool::new(false)),
         shared,
     });
     let transfers = Transfers::over(connection);
@@ -80,8 +76,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
             Some(_) = lanes.join_next() => {}
         }
     };
-    // Nobody waits for answers, but slabs that have come are kept.
-    session.gone.store(true, Ordering::Relaxed);
+    // Slabs that have come are kept, and a peer that asks no more still waits for its answers.
     while lanes.join_next().await.is_some() {}
     outcome?;
     transfers.finish().await
@@ -134,16 +129,11 @@ enum Given {
     Slabs(incoming::Shared<ContextSink>, Round),
 }
 
-/// What a question builds on.
-enum Behind {
-    Nothing,
-    Context(Context),
-    Slabs(incoming::Shared<ContextSink>),
-}
-
 enum Step {
     Answered(Result<Frame, Reject>),
     Came(Result<Option<Frame>, TransportError>),
+    /// Nothing more can come, and an answer is still being written.
+    Waited,
 }
 
 impl Lane {
@@ -168,6 +158,11 @@ impl Lane {
                 Step::Came(Ok(Some(frame))) => self.take(frame).await?,
                 Step::Came(Ok(None)) => {
                     open = false;
+                    self.no_more().await?;
+                    ControlFlow::Continue(())
+                }
+                Step::Waited => {
+                    self.reply(self.sign_of_life()).await?;
                     ControlFlow::Continue(())
                 }
                 Step::Came(Err(error)) if is_idle(&error) && self.session.can_go_on(&error) => {
@@ -191,7 +186,33 @@ impl Lane {
             biased;
             Some(reply) = answering.join_next() => Step::Answered(reply.unwrap_or_else(|_| Err(internal()))),
             frame = transfer.recv(), if open => Step::Came(frame),
+            () = sleep(SIGN_OF_LIFE), if !open => Step::Waited,
         }
+    }
+
+    /// The peer has ended its side. What it asked behind a context that is not whole has no answer.
+    async fn no_more(&mut self) -> Result<(), TransportError> {
+        let Given::Slabs(incoming, _) = &self.context else { return Ok(()) };
+        let incoming = Arc::clone(incoming);
+        if !matches!(blocking(move || incoming.whole()).await, Ok(None)) {
+            return Ok(());
+        }
+        let questions = self.answering.len() + self.waiting.len();
+        self.answering = JoinSet::new();
+        self.waiting.clear();
+        for _ in 0..questions {
+            let missing =
+                Reject::new(ErrorCode::SlabsMissing, "the sender ended before its context was whole");
+            self.reply(missing.to_frame()).await?;
+        }
+        Ok(())
+    }
+
+    /// Says nothing new: that what came of the transfer is whole.
+    fn sign_of_life(&self) -> Frame {
+        let mut metadata = self.stamp();
+        metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Ack.as_str().to_owned());
+        Frame::new(metadata, Vec::new())
     }
 
     /// Says the answer, and goes on with the next question.
@@ -213,7 +234,7 @@ impl Lane {
         match &self.context {
             _ if self.transfer.id().is_empty() => false,
             // One that is locked is in use.
-            Given::Slabs(incoming, _) => incoming.try_lock().is_ok_and(|incoming| incoming.whole().is_some()),
+            Given::Slabs(incoming, _) => incoming.whole_now().is_some(),
             _ => true,
         }
     }
@@ -243,7 +264,7 @@ impl Lane {
     /// Gives the place of a context back that is whole, since it is kept elsewhere; breaks where one has failed.
     fn settle(&mut self) -> ControlFlow<()> {
         let Given::Slabs(incoming, _) = &self.context else { return ControlFlow::Continue(()) };
-        match incoming.try_lock().ok().and_then(|incoming| incoming.whole()) {
+        match incoming.whole_now() {
             Some(Ok(_)) => {
                 self.place = None;
                 ControlFlow::Continue(())
@@ -290,7 +311,18 @@ impl Lane {
         let is_slab = matches!(error.lost_kind(), Some(FrameKind::Slab) | None);
         match &mut self.context {
             Given::Slabs(incoming, round) if is_slab => {
-                let answer = lock(incoming).lost(round);
+                let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
+                let counted = blocking(move || {
+                    let answer = incoming.lost(&mut ours);
+                    (answer, ours)
+                });
+                let answer = match counted.await {
+                    Ok((answer, ours)) => {
+                        *round = ours;
+                        answer
+                    }
+                    Err(reject) => Answer { refusal: Some(reject), ..Answer::default() },
+                };
                 for reply in self.replies(answer) {
                     self.reply(reply).await?;
                 }
@@ -327,7 +359,7 @@ impl Lane {
         if let Given::Slabs(incoming, round) = &mut self.context {
             let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
             let taken = blocking(move || {
-                let answer = lock(&incoming).slab(&frame, &mut ours);
+                let answer = incoming.slab(&frame, &mut ours);
                 (answer, ours)
             });
             let (answer, ours) = taken.await?;
@@ -346,7 +378,7 @@ impl Lane {
     }
 
     fn replies(&self, answer: Answer) -> Vec<Frame> {
-        let Answer { refusal, ack } = answer;
+        let Answer { refusal, ack, .. } = answer;
         let ack = ack.map(|ack| self.acknowledge(&ack));
         refusal.map(|reject| reject.to_frame()).into_iter().chain(ack).collect()
     }
@@ -363,15 +395,19 @@ impl Lane {
     }
 
     fn acknowledge(&self, ack: &Ack) -> Frame {
-        let metadata = Metadata {
+        match self.transfer.id().parse::<TransferId>() {
+            Ok(id) => ack.to_frame(self.stamp(), &id),
+            // A manifest without a sound id was refused.
+            Err(_) => internal().to_frame(),
+        }
+    }
+
+    /// Between whom frames travel.
+    fn stamp(&self) -> Metadata {
+        Metadata {
             session_id: self.session.id.clone(),
             source_agent_id: self.session.shared.agent.name().to_owned(),
             ..Metadata::default()
-        };
-        match self.transfer.id().parse::<TransferId>() {
-            Ok(id) => ack.to_frame(metadata, &id),
-            // A manifest without a sound id was refused.
-            Err(_) => internal().to_frame(),
         }
     }
 
@@ -389,15 +425,12 @@ impl Lane {
 
     /// Begins to answer a question.
     fn question(&mut self, frame: &Frame) -> Result<(), Reject> {
-        let message = TextMessage::from_json(&frame.payload)
-            .map_err(|error| Reject::new(ErrorCode::InvalidArgument, error.to_string()))?;
-        let request = request_of(&message)
-            .ok_or_else(|| Reject::new(ErrorCode::InvalidArgument, "extra.generate has a wrong type"))?;
+        let (prompt, request) = question_of(TextMessage::from_json(&frame.payload))?;
         let behind = match frame.metadata.extra.get(ext::TRANSFER) {
             None => Behind::Nothing,
             Some(_) => self.context_for_question()?,
         };
-        self.answering.spawn(answer(Arc::clone(&self.session), message.content, behind, request));
+        self.answering.spawn(answered(Arc::clone(&self.session), Question { prompt, behind, request }));
         Ok(())
     }
 
@@ -413,101 +446,13 @@ impl Lane {
     }
 }
 
-async fn answer(
-    session: Arc<Session>,
-    prompt: String,
-    behind: Behind,
-    request: GenerateRequest,
-) -> Result<Frame, Reject> {
+/// The frame that answers a question.
+async fn answered(session: Arc<Session>, question: Question) -> Result<Frame, Reject> {
     let shared = &session.shared;
-    let options = request.options(shared.options.max_tokens);
-    let turn = turn(shared, &behind).await?;
+    let turn = turn(shared, &question.behind).await?;
     let _counted = Counted::new(&session);
-    let cancel = Cancel(Arc::new(AtomicBool::new(false)));
-    let stop = Stop {
-        dropped: Arc::clone(&cancel.0),
-        gone: Arc::clone(&session.gone),
-        patience: shared.options.transport.limits.frame_timeout,
-    };
-    let backend: Arc<dyn Backend> = Arc::clone(shared.agent.backend());
-    let prompt = Prompt::User(prompt);
-    let run = blocking(move || {
-        // Held by the thread: it computes on for a moment when nobody waits any more.
-        let _turn = turn;
-        write(backend.as_ref(), &prompt, behind, &options, &stop)
-    });
-    let (generation, verification) = run.await??;
-    (shared.on_served)(&Served {
-        peer: session.peer_name.clone(),
-        context_tokens: generation.context_tokens,
-        prompt_tokens: generation.prompt_tokens,
-        answer_tokens: generation.tokens.len(),
-    });
-    Ok(answer_frame(&session.id, shared.agent.name(), generation, verification))
-}
-
-/// Waits for a turn to compute. A question whose context is arriving has one of its own kind, so that a sender that
-/// dawdles holds up such questions alone; where those are taken it waits for its context.
-async fn turn(shared: &Shared, behind: &Behind) -> Result<OwnedSemaphorePermit, Reject> {
-    if let Behind::Slabs(incoming) = behind {
-        let is_whole = || lock(incoming).whole().is_some();
-        if !is_whole() {
-            if let Ok(turn) = Arc::clone(&shared.following).try_acquire_owned() {
-                return Ok(turn);
-            }
-            while !is_whole() {
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-    }
-    Arc::clone(&shared.generations).acquire_owned().await.map_err(|_| internal())
-}
-
-/// Generates behind a context, which may still be arriving.
-fn write(
-    backend: &dyn Backend,
-    prompt: &Prompt,
-    behind: Behind,
-    options: &GenerateOptions,
-    stop: &Stop,
-) -> Result<(Generation, Option<avp_backend::Verification>), Reject> {
-    let on_event = &mut |_: avp_backend::GenerateEvent<'_>| stop.flow();
-    let refused = |has_context| {
-        move |error: GenerateError| Reject::new(generate_code(&error, has_context), error.to_string())
-    };
-    let context = match behind {
-        Behind::Nothing => None,
-        Behind::Context(context) => Some(context),
-        Behind::Slabs(incoming) => {
-            let followed = {
-                let mut incoming = lock(&incoming);
-                match incoming.sink() {
-                    Some(sink) => Err(sink.follow()?),
-                    None => Ok(incoming.whole().ok_or_else(internal)??),
-                }
-            };
-            match followed {
-                Ok(context) => Some(context),
-                Err(arriving) => {
-                    let verification = arriving.verification();
-                    let written = arriving.generate(backend, prompt, options, on_event, stop);
-                    // What was computed with counts only if the whole was what its sender meant.
-                    let whole = lock(&incoming).whole();
-                    let missing = || Reject::new(ErrorCode::SlabsMissing, "the context stopped arriving");
-                    whole.ok_or_else(missing)??;
-                    return Ok((written.map_err(refused(true))?, Some(verification)));
-                }
-            }
-        }
-    };
-    let generation = generate(backend, prompt, context.as_ref(), options, on_event);
-    let generation = generation.map_err(refused(context.is_some()))?;
-    Ok((generation, context.as_ref().map(Context::verification)))
-}
-
-async fn import(shared: Arc<Shared>, frame: Frame) -> Result<Context, Reject> {
-    let run = move || Context::from_frame(&frame, shared.agent.backend().as_ref(), shared.options.policy);
-    blocking(run).await?.map_err(|error| import_refusal(&error))
+    let written = answer(shared, &session.peer_name, question, turn).await?;
+    Ok(text_frame(answer_message(&session.id, shared.agent.name(), written), None))
 }
 
 /// Counts a question as being answered for as long as it lives.
@@ -523,67 +468,5 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Ends a generation whose session is dropped.
-struct Cancel(Arc<AtomicBool>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// When a generation is of no use to anybody.
-pub(crate) struct Stop {
-    dropped: Arc<AtomicBool>,
-    gone: Arc<AtomicBool>,
-    /// How long it waits for the next slab.
-    pub(crate) patience: Duration,
-}
-
-impl Stop {
-    pub(crate) fn is_set(&self) -> bool {
-        self.dropped.load(Ordering::Relaxed) || self.gone.load(Ordering::Relaxed)
-    }
-
-    fn flow(&self) -> ControlFlow<()> {
-        if self.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Reject> {
-    tokio::task::spawn_blocking(run).await.map_err(|_| internal())
-}
-
-pub(crate) fn internal() -> Reject {
-    Reject::new(ErrorCode::Internal, "the engine's thread ended without a result")
-}
-
-pub(crate) fn import_refusal(error: &ContextError) -> Reject {
-    Reject::new(import_code(error), error.to_string())
-}
-
-fn import_code(error: &ContextError) -> ErrorCode {
-    match error {
-        ContextError::Payload(error) => error.code(),
-        ContextError::OtherWeights { .. } => ErrorCode::WeightsMismatch,
-        ContextError::Unverified { .. } => ErrorCode::Unverified,
-        error if is_incompatible(error) => ErrorCode::KvModelMismatch,
-        ContextError::Backend(_) => ErrorCode::Internal,
-        _ => ErrorCode::InvalidArgument,
-    }
-}
-
-fn generate_code(error: &GenerateError, has_context: bool) -> ErrorCode {
-    match error {
-        // The cache that the peer sent holds NaN, infinities or numbers that become such.
-        GenerateError::NonFinite { .. } if has_context => ErrorCode::InvalidArgument,
-        GenerateError::Context(error) => import_code(error),
-        GenerateError::Backend(_) | GenerateError::NonFinite { .. } => ErrorCode::Internal,
-        _ => ErrorCode::InvalidArgument,
     }
 }
