@@ -13,7 +13,9 @@ use avp::{
 use avp_backend::testing::{MatrixBackend, MatrixTables};
 use avp_backend::{RealignmentProducts, Sequence, TextCodec, TokenMix};
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
+use avp_transport::HttpClient;
 use avp_wire::{EncodeOptions, ErrorCode, Mode};
+use serde_json::{Map, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -160,6 +162,24 @@ async fn a_peer_that_leaves_ends_its_generation() {
         let written = begun.load(Ordering::SeqCst);
         assert!(written < 300, "{url}: {written} of 400 tokens were written for nobody");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_ends_its_generation() {
+    let slow = Meeting { pause: Duration::from_millis(20), ..Meeting::of(1) };
+    let begun = Arc::clone(&slow.begun);
+    let mut serving = ServeOptions::default();
+    serving.max_generations = 1;
+    let (url, _stop) = start_at("http://127.0.0.1:0", slow, serving).await;
+    let client = HttpClient::new(&url.parse().unwrap(), "client", TransportOptions::default()).unwrap();
+    let endless = Map::from_iter([("generate".to_owned(), json!({ "max_tokens": 400 }))]);
+    let question = TextMessage { content: "question".into(), extra: endless, ..Default::default() };
+    let unanswered = timeout(Duration::from_millis(200), client.text(&question)).await;
+    assert!(unanswered.is_err(), "400 tokens take longer");
+    let mut other = connect(&url).await;
+    assert!(timeout(LONG, other.ask(&ask(None, None))).await.expect("the one place is free").is_ok());
+    let written = begun.load(Ordering::SeqCst);
+    assert!(written < 300, "{written} of 400 tokens were written for nobody");
 }
 
 #[tokio::test]
