@@ -180,7 +180,7 @@ async fn a_context_that_brings_its_question_is_answered_at_once_and_kept_where_i
     assert_eq!(refused(stranger.transmit(encoded).await), (400, Some(ErrorCode::UnknownSession)));
 }
 
-// spec: http 6.3, handshake 4.4
+// spec: http 6.8, handshake 4.4
 #[tokio::test]
 async fn a_session_and_its_contexts_belong_to_the_token_and_without_one_to_the_connection() {
     let shown = |token: &str| {
