@@ -12,7 +12,7 @@ use crate::venv;
 pub(crate) fn run(torch: bool) -> Result<()> {
     let python = venv::python(torch)?;
     let tests = ["python_peer", "python_http", "python_serve", "python_differential"];
-    let mut targets: Vec<_> = tests.iter().flat_map(|test| ["--test", test]).collect();
+    let mut targets: Vec<_> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
     if torch {
         targets.extend(["--test", "python_torch"]);
     }
