@@ -71,10 +71,13 @@ fn kv_frame(random: &mut Random, session: &str) -> Frame {
     Frame::new(metadata, payload)
 }
 
+/// A frame, and who the session says has sent it.
+type Came = (Frame, Option<String>);
+
 /// Keeps what came.
 #[derive(Clone, Debug, Default)]
 struct Keep {
-    frames: Arc<Mutex<Vec<(Frame, Option<String>)>>>,
+    frames: Arc<Mutex<Vec<Came>>>,
     texts: Arc<Mutex<Vec<TextMessage>>>,
 }
 
