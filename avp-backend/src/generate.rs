@@ -92,6 +92,8 @@ pub enum GenerateEvent<'a> {
     Progress(Progress),
     /// Text to append: whole characters, never part of a stop string.
     Text(&'a str),
+    /// A token was written. Its text may be nothing, or still to come.
+    Token(u32),
 }
 
 /// Why nothing, or no more, could be written. The context is unchanged.
@@ -294,7 +296,7 @@ impl<'a> Writer<'a> {
         let piece = self.stream.push(token)?;
         let (out, stopped) = self.stops.push(&piece);
         self.stopped_by_text = stopped;
-        if self.emit(&out).is_break() {
+        if self.emit(&out).is_break() || (self.on_event)(GenerateEvent::Token(token)).is_break() {
             return Ok(Some(StopReason::Cancelled));
         }
         Ok(stopped.then_some(StopReason::Text))

@@ -233,6 +233,29 @@ fn generation_ends_for_each_reason() {
 }
 
 #[test]
+fn a_generation_whose_tokens_have_no_text_is_cancelled_at_the_next_token() {
+    // Whatever comes in, the first byte of a character is written, and never the rest of it.
+    let (half, mut output) = (0xC3, vec![0.0; 256 * DIM]);
+    output[half * DIM..][..DIM].fill(1.0);
+    let tables = MatrixTables { hidden_dim: DIM, input: vec![1.0; 256 * DIM], output: Some(output) };
+    let backend = MatrixBackend::new("silent", tables, 512);
+    let options =
+        GenerateOptions { max_tokens: 100, sampling: SamplingOptions::greedy(), ..Default::default() };
+    let mut heard = Vec::new();
+    let cancelled = generate(&backend, &raw("start"), None, &options, &mut |event| match event {
+        GenerateEvent::Token(token) => {
+            heard.push(token);
+            if heard.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+        GenerateEvent::Text(_) if heard.len() < 3 => panic!("a text without characters"),
+        _ => ControlFlow::Continue(()),
+    });
+    let cancelled = cancelled.unwrap();
+    assert_eq!(cancelled.stop, StopReason::Cancelled);
+    assert_eq!((cancelled.tokens, heard), (vec![0xC3; 3], vec![0xC3; 3]));
+}
+
+#[test]
 fn too_long_prompts_say_what_does_not_fit() {
     let backend = model(16);
     let error =

@@ -219,7 +219,7 @@ pub(crate) struct ServeArgs {
     /// Take no context whose checkpoint cannot be verified.
     #[arg(long)]
     pub(crate) require_verified: bool,
-    /// Sessions at a time; further peers are told that this agent is busy.
+    /// Sessions at a time, and requests over HTTP; further peers are told that this agent is busy.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_sessions: u16,
     /// Generations that compute at a time; further questions wait.

@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod demo;
 mod log;
+mod metrics;
 mod output;
 mod progress;
 

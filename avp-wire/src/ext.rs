@@ -23,6 +23,8 @@ pub const PREFIX: &str = "avp.prefix";
 pub const CODEC: &str = "avp.codec";
 /// What the model read to make a context, as a JSON string in ASCII. In files only.
 pub const TEXT: &str = "avp.text";
+/// What is asked behind a context, as a text message in ASCII; over HTTP alone.
+pub const QUESTION: &str = "avp.question";
 /// What a client shows to be let in; in its hello alone.
 pub const TOKEN: &str = "avp.token";
 /// Name of an [`ErrorCode`](crate::ErrorCode), in the `extra` map of a

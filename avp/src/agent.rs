@@ -14,7 +14,8 @@ use avp_handshake::{Capabilities, Hello};
 use avp_wire::ext;
 
 /// Keys of the `extra` map that this implementation understands and announces.
-const KEYS: [&str; 6] = [ext::PAD, ext::KIND, ext::TRANSFER, ext::SLAB, ext::BLAKE3, ext::WEIGHTS];
+const KEYS: [&str; 7] =
+    [ext::PAD, ext::KIND, ext::TRANSFER, ext::SLAB, ext::BLAKE3, ext::WEIGHTS, ext::QUESTION];
 
 /// A loaded model with a name. Clones share the model.
 #[derive(Clone)]

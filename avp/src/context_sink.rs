@@ -14,8 +14,8 @@ use avp_wire::slab::Slab;
 use avp_wire::{ErrorCode, KvHeader, Metadata};
 
 use crate::Agent;
+use crate::answering::{Stop, import_refusal};
 use crate::incoming::SlabSink;
-use crate::session::{Stop, import_refusal};
 
 /// How often a generation that waits for slabs looks whether anybody still waits for it.
 const LOOK: Duration = Duration::from_millis(50);

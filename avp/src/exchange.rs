@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-use avp_backend::{GenerateOptions, Generation, SamplingOptions, Verification};
-use avp_handshake::TextMessage;
+use avp_backend::{GenerateOptions, SamplingOptions, Verification};
+use avp_handshake::{MessageError, Reject, TextMessage};
 use avp_wire::ext::{self, FrameKind, SlabId};
-use avp_wire::{Frame, KvHeader, Metadata, Mode};
+use avp_wire::{ErrorCode, Frame, KvHeader, Metadata, Mode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use crate::Handover;
+use crate::answering::Written;
 
 /// Key of a question's `extra` object.
 const GENERATE: &str = "generate";
@@ -105,26 +106,27 @@ pub(crate) fn question_frame(
     request: &GenerateRequest,
     transfer: Option<&str>,
 ) -> Frame {
-    let extra = serde_json::to_value(request).map(|v| Map::from_iter([(GENERATE.to_owned(), v)]));
-    text_frame(session_id, source, content, extra.unwrap_or_default(), transfer)
+    text_frame(message(session_id, source, content, (GENERATE, request)), transfer)
 }
 
-/// What a question asks for. `None` where its `extra.generate` has a wrong type.
-pub(crate) fn request_of(message: &TextMessage) -> Option<GenerateRequest> {
-    match message.extra.get(GENERATE) {
+/// What a text message asks, and how the answer is to be written.
+pub(crate) fn question_of(
+    message: Result<TextMessage, MessageError>,
+) -> Result<(String, GenerateRequest), Reject> {
+    let invalid = |what: String| Reject::new(ErrorCode::InvalidArgument, what);
+    let TextMessage { content, extra, .. } = message.map_err(|error| invalid(error.to_string()))?;
+    let request = match extra.get(GENERATE) {
         None => Some(GenerateRequest::default()),
         // Serde would take a list for an object's fields in their order.
         Some(value) => value.is_object().then(|| serde_json::from_value(value.clone()).ok()).flatten(),
-    }
+    };
+    let request = request.ok_or_else(|| invalid("extra.generate has a wrong type".to_owned()))?;
+    Ok((content, request))
 }
 
-/// An answer as a frame.
-pub(crate) fn answer_frame(
-    session_id: &str,
-    source: &str,
-    generation: Generation,
-    verification: Option<Verification>,
-) -> Frame {
+/// An answer.
+pub(crate) fn answer_message(session_id: &str, source: &str, written: Written) -> TextMessage {
+    let (generation, verification) = written;
     let record = AnswerRecord {
         tokens: generation.tokens,
         prompt_tokens: generation.prompt_tokens,
@@ -132,8 +134,7 @@ pub(crate) fn answer_frame(
         verified: verification == Some(Verification::Verified),
         stop: generation.stop.as_str().to_owned(),
     };
-    let extra = serde_json::to_value(record).map(|v| Map::from_iter([(ANSWER.to_owned(), v)]));
-    text_frame(session_id, source, generation.text, extra.unwrap_or_default(), None)
+    message(session_id, source, generation.text, (ANSWER, &record))
 }
 
 /// What an answer says beside its text; empty for a peer that says nothing.
@@ -164,29 +165,30 @@ impl AnswerRecord {
     }
 }
 
-fn text_frame(
-    session_id: &str,
-    source: &str,
-    content: String,
-    extra: Map<String, Value>,
-    transfer: Option<&str>,
-) -> Frame {
-    let message = TextMessage {
+fn message(session_id: &str, source: &str, content: String, more: (&str, &impl Serialize)) -> TextMessage {
+    let (key, value) = more;
+    let extra = serde_json::to_value(value).map(|value| Map::from_iter([(key.to_owned(), value)]));
+    TextMessage {
         session_id: session_id.to_owned(),
         source_agent_id: source.to_owned(),
         content,
-        extra,
+        extra: extra.unwrap_or_default(),
         ..TextMessage::default()
-    };
+    }
+}
+
+/// A message as a frame.
+pub(crate) fn text_frame(message: TextMessage, transfer: Option<&str>) -> Frame {
+    let payload = message.to_json().into_bytes();
     let mut metadata = Metadata {
-        session_id: session_id.to_owned(),
-        source_agent_id: source.to_owned(),
+        session_id: message.session_id,
+        source_agent_id: message.source_agent_id,
         mode: Mode::Json,
         ..Metadata::default()
     };
     metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Text.as_str().to_owned());
     metadata.extra.extend(transfer.map(|id| (ext::TRANSFER.to_owned(), id.to_owned())));
-    Frame::new(metadata, message.to_json().into_bytes())
+    Frame::new(metadata, payload)
 }
 
 /// Marks a context's frame as the one slab of a transfer.

@@ -2,7 +2,7 @@
 //! kept for a while after its connection broke.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use avp_handshake::Reject;
@@ -22,12 +22,12 @@ pub(crate) trait SlabSink: Send + Sized + 'static {
     /// Takes a slab that was missing. Slabs come in any order.
     fn insert(&mut self, slab: &Slab) -> Result<(), Reject>;
 
-    /// All slabs are there.
+    /// All slabs are there. May take its time: no lock is held.
     fn finish(self) -> Result<Self::Whole, Reject>;
 }
 
 /// One transfer.
-pub(crate) struct Incoming<S: SlabSink> {
+struct Incoming<S: SlabSink> {
     metadata: Metadata,
     delivery: Delivery,
     state: State<S>,
@@ -39,13 +39,22 @@ pub(crate) struct Incoming<S: SlabSink> {
 
 enum State<S: SlabSink> {
     Arriving(S),
+    /// All slabs are there, and one thread makes the whole of them.
+    Ending,
     Whole(S::Whole),
     /// The sink failed; nothing can come of the transfer.
     Failed(Reject),
 }
 
 /// A transfer that several connections of one sender may know.
-pub(crate) type Shared<S> = Arc<Mutex<Incoming<S>>>;
+pub(crate) type Shared<S> = Arc<Slot<S>>;
+
+/// Where such a transfer lies.
+pub(crate) struct Slot<S: SlabSink> {
+    incoming: Mutex<Incoming<S>>,
+    /// Woken when the whole was made, or could not be.
+    ended: Condvar,
+}
 
 /// What to say to a slab.
 #[derive(Debug, Default)]
@@ -54,6 +63,115 @@ pub(crate) struct Answer {
     pub(crate) refusal: Option<Reject>,
     /// What is missing now, where it is time to say so.
     pub(crate) ack: Option<Ack>,
+    /// Whether the transfer has become whole by it.
+    pub(crate) completed: bool,
+}
+
+impl<S: SlabSink> Slot<S> {
+    fn new(incoming: Incoming<S>) -> Shared<S> {
+        Arc::new(Self { incoming: Mutex::new(incoming), ended: Condvar::new() })
+    }
+
+    /// Takes a slab of `round`. Blocks, the longer if it is the last one.
+    pub(crate) fn slab(&self, frame: &Frame, round: &mut Round) -> Answer {
+        let mut incoming = self.lock();
+        round.count();
+        incoming.used = Instant::now();
+        let refusal = incoming.take(frame).err();
+        self.answer(incoming, refusal, round)
+    }
+
+    /// Counts a slab that came and could not be read. Blocks as [`slab`](Self::slab).
+    pub(crate) fn lost(&self, round: &mut Round) -> Answer {
+        let incoming = self.lock();
+        round.count();
+        self.answer(incoming, None, round)
+    }
+
+    /// Slabs that are there, slabs of the transfer, and bytes of its cache. Blocks.
+    pub(crate) fn progress(&self) -> (u32, u32, u64) {
+        let incoming = self.lock();
+        let reassembly = incoming.delivery.reassembly();
+        (reassembly.arrived(), reassembly.slab_count(), bytes_of(&reassembly.manifest().kv))
+    }
+
+    /// What the transfer became, as far as can be told without waiting.
+    pub(crate) fn whole_now(&self) -> Option<Result<S::Whole, Reject>> {
+        self.incoming.try_lock().ok()?.whole()
+    }
+
+    /// What the transfer became; `None` while slabs are missing. Blocks while it ends.
+    pub(crate) fn whole(&self) -> Option<Result<S::Whole, Reject>> {
+        self.until_ended(self.lock()).whole()
+    }
+
+    /// What the transfer became, or what `with` makes of its sink while slabs are missing. Blocks while it ends.
+    pub(crate) fn whole_or<T>(&self, with: impl FnOnce(&mut S) -> T) -> Result<Result<S::Whole, Reject>, T> {
+        let mut incoming = self.until_ended(self.lock());
+        match &mut incoming.state {
+            State::Arriving(sink) => Err(with(sink)),
+            _ => Ok(incoming.whole().unwrap_or_else(|| Err(unended()))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Incoming<S>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(
+        &self,
+        mut incoming: MutexGuard<'_, Incoming<S>>,
+        refusal: Option<Reject>,
+        round: &mut Round,
+    ) -> Answer {
+        let ack = incoming.advance(round);
+        let is_complete = ack.as_ref().is_some_and(Ack::is_complete);
+        let (incoming, completed) = if is_complete { self.end(incoming) } else { (incoming, false) };
+        match &incoming.state {
+            State::Failed(reject) => Answer { refusal: Some(reject.clone()), ack: None, completed: false },
+            _ => Answer { refusal, ack, completed },
+        }
+    }
+
+    /// Makes the whole of a transfer of which everything has come, or waits until another thread has. Says which.
+    fn end<'a>(&'a self, mut incoming: MutexGuard<'a, Incoming<S>>) -> (MutexGuard<'a, Incoming<S>>, bool) {
+        match std::mem::replace(&mut incoming.state, State::Ending) {
+            State::Arriving(sink) => {
+                drop(incoming);
+                let ending = Ending(self);
+                let state = sink.finish().map_or_else(State::Failed, State::Whole);
+                self.lock().state = state;
+                drop(ending);
+                (self.lock(), true)
+            }
+            other => {
+                incoming.state = other;
+                (self.until_ended(incoming), false)
+            }
+        }
+    }
+
+    fn until_ended<'a>(&'a self, incoming: MutexGuard<'a, Incoming<S>>) -> MutexGuard<'a, Incoming<S>> {
+        let is_ending = |incoming: &mut Incoming<S>| matches!(incoming.state, State::Ending);
+        self.ended.wait_while(incoming, is_ending).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transfer that ends. Whoever waits for it is woken, also where its end panics.
+struct Ending<'a, S: SlabSink>(&'a Slot<S>);
+
+impl<S: SlabSink> Drop for Ending<'_, S> {
+    fn drop(&mut self) {
+        let mut incoming = self.0.lock();
+        if let State::Ending = incoming.state {
+            incoming.state = State::Failed(unended());
+        }
+        self.0.ended.notify_all();
+    }
+}
+
+fn unended() -> Reject {
+    Reject::new(ErrorCode::Internal, "the transfer did not end")
 }
 
 impl<S: SlabSink> Incoming<S> {
@@ -69,38 +187,9 @@ impl<S: SlabSink> Incoming<S> {
         Ok(Self { metadata: described(frame), delivery, state, damaged: 0, used: Instant::now() })
     }
 
-    /// Takes a slab of `round`.
-    pub(crate) fn slab(&mut self, frame: &Frame, round: &mut Round) -> Answer {
-        round.count();
-        self.used = Instant::now();
-        let refusal = self.take(frame).err();
-        self.answer(refusal, round)
-    }
-
-    /// Counts a slab that came and could not be read.
-    pub(crate) fn lost(&mut self, round: &mut Round) -> Answer {
-        round.count();
-        self.answer(None, round)
-    }
-
-    /// Slabs that are there, slabs of the transfer, and bytes of its cache.
-    pub(crate) fn progress(&self) -> (u32, u32, u64) {
-        let reassembly = self.delivery.reassembly();
-        (reassembly.arrived(), reassembly.slab_count(), bytes_of(&reassembly.manifest().kv))
-    }
-
-    /// Where slabs go, while some are missing.
-    pub(crate) fn sink(&mut self) -> Option<&mut S> {
-        match &mut self.state {
-            State::Arriving(sink) => Some(sink),
-            _ => None,
-        }
-    }
-
-    /// What the transfer became; `None` while slabs are missing.
-    pub(crate) fn whole(&self) -> Option<Result<S::Whole, Reject>> {
+    fn whole(&self) -> Option<Result<S::Whole, Reject>> {
         match &self.state {
-            State::Arriving(_) => None,
+            State::Arriving(_) | State::Ending => None,
             State::Whole(whole) => Some(Ok(whole.clone())),
             State::Failed(reject) => Some(Err(reject.clone())),
         }
@@ -126,37 +215,11 @@ impl<S: SlabSink> Incoming<S> {
         }
     }
 
-    fn answer(&mut self, refusal: Option<Reject>, round: &mut Round) -> Answer {
-        let answered = self.advance(round);
-        if let State::Failed(reject) = &self.state {
-            return Answer { refusal: Some(reject.clone()), ack: None };
-        }
-        Answer { refusal, ack: answered }
-    }
-
     fn advance(&mut self, round: &mut Round) -> Option<Ack> {
-        let ack = match self.delivery.answer(round) {
-            Ok(ack) => ack?,
-            Err(error) => {
-                self.state = State::Failed(refusal(&error));
-                return None;
-            }
-        };
-        if ack.is_complete() {
-            self.complete();
-        }
-        Some(ack)
-    }
-
-    fn complete(&mut self) {
-        let ending = State::Failed(Reject::new(ErrorCode::Internal, "the transfer did not end"));
-        self.state = match std::mem::replace(&mut self.state, ending) {
-            State::Arriving(sink) => match sink.finish() {
-                Ok(whole) => State::Whole(whole),
-                Err(reject) => State::Failed(reject),
-            },
-            other => other,
-        };
+        self.delivery.answer(round).unwrap_or_else(|error| {
+            self.state = State::Failed(refusal(&error));
+            None
+        })
     }
 
     /// A failure of the sink is one of the whole transfer.
@@ -208,15 +271,13 @@ impl<S: SlabSink> Transfers<S> {
         let (manifest, id) = Manifest::from_frame(frame).map_err(|error| refusal(&error))?;
         let shared = self.known_or(sender, frame, manifest, id, sink)?;
         let (ack, round) = {
-            let mut incoming = lock(&shared);
+            let mut incoming = shared.lock();
             if incoming.metadata != described(frame) {
                 return Err(refusal(&SlabError::OtherManifest));
             }
             incoming.used = Instant::now();
             let (ack, round) = incoming.delivery.begin(&manifest).map_err(|error| refusal(&error))?;
-            if ack.is_complete() {
-                incoming.complete();
-            }
+            let incoming = if ack.is_complete() { shared.end(incoming).0 } else { incoming };
             if let Some(Err(reject)) = incoming.whole() {
                 return Err(reject);
             }
@@ -246,7 +307,7 @@ impl<S: SlabSink> Transfers<S> {
         let mut known = self.known();
         self.sweep_in(&mut known);
         if let Some(entry) = known.get(&key) {
-            let has_failed = entry.shared.try_lock().is_ok_and(|i| matches!(i.whole(), Some(Err(_))));
+            let has_failed = matches!(entry.shared.whole_now(), Some(Err(_)));
             if !has_failed {
                 return Ok(Arc::clone(&entry.shared));
             }
@@ -257,7 +318,7 @@ impl<S: SlabSink> Transfers<S> {
         self.make_room(&mut known, bytes)?;
         let sink = sink(&manifest, &id)?;
         let incoming = Incoming::begin(frame, manifest, id, sink, &self.limits)?;
-        let shared = Arc::new(Mutex::new(incoming));
+        let shared = Slot::new(incoming);
         known.insert(key, Known { shared: Arc::clone(&shared), bytes, used: Instant::now() });
         Ok(shared)
     }
@@ -265,7 +326,8 @@ impl<S: SlabSink> Transfers<S> {
     fn sweep_in(&self, known: &mut HashMap<Key, Known<S>>) {
         for entry in known.values_mut() {
             // One that is locked is in use.
-            entry.used = entry.shared.try_lock().map_or_else(|_| Instant::now(), |incoming| incoming.used);
+            let incoming = entry.shared.incoming.try_lock();
+            entry.used = incoming.map_or_else(|_| Instant::now(), |incoming| incoming.used);
         }
         known.retain(|_, entry| !entry.is_free() || entry.used.elapsed() < self.keep);
     }
@@ -286,10 +348,6 @@ impl<S: SlabSink> Transfers<S> {
     }
 }
 
-pub(crate) fn lock<S: SlabSink>(shared: &Mutex<Incoming<S>>) -> MutexGuard<'_, Incoming<S>> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 pub(crate) fn refusal(error: &SlabError) -> Reject {
     Reject::new(error.code(), error.to_string())
 }
@@ -304,3 +362,6 @@ fn described(frame: &Frame) -> Metadata {
     metadata.extra.remove(ext::PAD);
     metadata
 }
+
+#[cfg(test)]
+mod tests;

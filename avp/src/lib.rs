@@ -9,12 +9,16 @@
 
 mod accept;
 mod agent;
+mod answering;
 mod choice;
 mod context_sink;
 mod deliver;
 mod exchange;
 mod file;
+mod http;
 mod incoming;
+mod kept;
+mod lane;
 mod outgoing;
 mod peer;
 mod receive;

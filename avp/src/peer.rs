@@ -228,7 +228,8 @@ impl Peer {
         delivery.complete(on).await
     }
 
-    /// Ends the session after everything sent has arrived.
+    /// Ends the session after everything sent has arrived. The peer still writes the answer to a question that was given
+    /// up; to end that too, drop this value instead.
     ///
     /// # Errors
     /// [`AskError::Transport`] if the peer does not end its side in time.

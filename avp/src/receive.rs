@@ -20,10 +20,11 @@ use tokio::task::JoinSet;
 
 use crate::accept::accept;
 use crate::agent::hello_of;
+use crate::answering::{blocking, import_refusal, internal};
 use crate::file::FileSink;
-use crate::incoming::{self, Answer, Key, lock};
+use crate::incoming::{self, Answer, Key};
 use crate::server::ServeError;
-use crate::session::{blocking, import_refusal, internal, is_idle, turn_away};
+use crate::session::{is_idle, turn_away};
 
 /// Where received contexts go.
 #[derive(Clone, Debug)]
@@ -229,8 +230,8 @@ impl Lane {
                 Err(error) if error.is_recoverable() && !is_idle(&error) => self.lost(&error).await,
                 Err(error) => return Err(error),
             };
-            let (Answer { refusal, ack }, is_over) =
-                reply.unwrap_or_else(|reject| (Answer { refusal: Some(reject), ack: None }, true));
+            let (Answer { refusal, ack, .. }, is_over) =
+                reply.unwrap_or_else(|reject| (Answer { refusal: Some(reject), ..Answer::default() }, true));
             if let Some(reject) = refusal {
                 self.send(reject.to_frame()).await?;
             }
@@ -276,25 +277,22 @@ impl Lane {
         let (incoming, ack, round) = begun.await??;
         self.incoming = Some((incoming, round));
         let is_over = ack.is_complete();
-        Ok((Answer { refusal: None, ack: Some(ack) }, is_over))
+        Ok((Answer { ack: Some(ack), ..Answer::default() }, is_over))
     }
 
     async fn slab(&mut self, frame: Frame) -> Result<Reply, Reject> {
         let Some((incoming, mut round)) = self.incoming.take() else { return Err(internal()) };
         let session = Arc::clone(&self.session);
         let taken = blocking(move || {
-            let reply = {
-                let mut incoming = lock(&incoming);
-                let was_whole = incoming.whole().is_some();
-                let answer = incoming.slab(&frame, &mut round);
-                let (slabs, of, bytes) = incoming.progress();
-                (session.shared.on)(ReceiveEvent::Progress { slabs, of, bytes });
-                if let (false, Some(Ok(path))) = (was_whole, incoming.whole()) {
-                    (session.shared.on)(ReceiveEvent::Received { path, from: session.from.clone() });
-                }
-                (answer, incoming.whole().is_some())
-            };
-            (reply, incoming, round)
+            let answer = incoming.slab(&frame, &mut round);
+            let (slabs, of, bytes) = incoming.progress();
+            (session.shared.on)(ReceiveEvent::Progress { slabs, of, bytes });
+            let whole = incoming.whole();
+            let is_over = whole.is_some();
+            if let (true, Some(Ok(path))) = (answer.completed, whole) {
+                (session.shared.on)(ReceiveEvent::Received { path, from: session.from.clone() });
+            }
+            ((answer, is_over), incoming, round)
         });
         let (reply, incoming, round) = taken.await?;
         self.incoming = Some((incoming, round));
@@ -308,7 +306,7 @@ impl Lane {
             return Err(Reject::new(error.code(), error.to_string()));
         };
         let counted = blocking(move || {
-            let answer = lock(&incoming).lost(&mut round);
+            let answer = incoming.lost(&mut round);
             (answer, incoming, round)
         });
         let (answer, incoming, round) = counted.await?;

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avp_backend::{Backend, VerificationPolicy};
-use avp_transport::{Listener, Options as TransportOptions, TransportError, TransportUrl, UrlError, listen};
+use avp_transport::{
+    Listener, MetricsText, Options as TransportOptions, TransportError, TransportUrl, UrlError, listen,
+};
 use tokio::sync::Semaphore;
 
 use crate::Agent;
 use crate::accept::accept;
 use crate::context_sink::ContextSink;
+use crate::http;
 use crate::incoming::Transfers;
+use crate::kept::Kept;
 use crate::session;
 
 /// Bytes of a connection's memory for questions, beside contexts.
 const TEXT_MEMORY: u64 = 32 << 20;
+
 /// How an agent serves.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -24,8 +29,8 @@ pub struct ServeOptions {
     pub transport: TransportOptions,
     /// What to do with contexts whose checkpoint cannot be compared.
     pub policy: VerificationPolicy,
-    /// Sessions at a time; further peers are told that this agent is busy. Connections that have not negotiated do
-    /// not count. 64.
+    /// Sessions of connections, and requests over HTTP that are being answered, at a time; further peers are told that
+    /// this agent is busy. Connections that have not negotiated do not count. 64.
     pub max_sessions: usize,
     /// Generations that compute at a time; further questions wait. As many more read a question while its context
     /// arrives. 4.
@@ -34,12 +39,15 @@ pub struct ServeOptions {
     pub max_tokens: usize,
     /// Contexts that one session may have here at a time. 4.
     pub max_contexts: usize,
-    /// Contexts in slabs that are here at a time, arriving or kept for senders that come back. 64.
+    /// Contexts in slabs that are here at a time, arriving or kept for senders that come back; and as many that came
+    /// over HTTP. 64.
     pub max_kept: usize,
-    /// Bytes of their caches together. 4 GiB.
+    /// Bytes of the caches of either together. 4 GiB.
     pub max_kept_bytes: u64,
     /// For how long after their last slab or question. 2 minutes.
     pub keep: Duration,
+    /// The text of `GET /metrics`, at HTTP addresses. None.
+    pub metrics: Option<MetricsText>,
 }
 
 impl Default for ServeOptions {
@@ -54,6 +62,7 @@ impl Default for ServeOptions {
             max_kept: 64,
             max_kept_bytes: 4 << 30,
             keep: Duration::from_secs(120),
+            metrics: None,
         }
     }
 }
@@ -99,11 +108,13 @@ pub(crate) struct Shared {
     /// Places for generations whose context is arriving.
     pub(crate) following: Arc<Semaphore>,
     pub(crate) transfers: Transfers<ContextSink>,
+    /// Contexts that came over HTTP.
+    pub(crate) kept: Kept,
     pub(crate) on_served: Box<dyn Fn(&Served) + Send + Sync>,
 }
 
 /// Listens at `url` for `agent`; `on_served` hears of each answered question. A connection takes no more memory than
-/// the largest context of the agent's model needs.
+/// the largest context of the agent's model needs. At an HTTP address requests are answered too, from now on.
 ///
 /// # Errors
 /// [`ServeError`] if the address is not one or cannot be listened at.
@@ -116,15 +127,21 @@ pub async fn serve(
     let url: TransportUrl = url.parse()?;
     let budget = &mut options.transport.limits.memory_budget;
     *budget = (*budget).min(frame_memory(agent.backend().as_ref()));
-    let listener = listen(&url, &options.transport).await?;
     let sessions = Semaphore::new(options.max_sessions);
     let places = || Arc::new(Semaphore::new(options.max_generations));
     let (generations, following) = (places(), places());
     let limits = options.transport.limits.clone();
-    let transfers = Transfers::new(options.max_kept, options.max_kept_bytes, options.keep, limits);
+    let ServeOptions { max_kept, max_kept_bytes, max_contexts, keep, .. } = options;
+    let transfers = Transfers::new(max_kept, max_kept_bytes, keep, limits);
+    let kept = Kept::new(max_kept, max_kept_bytes, max_contexts, keep);
     let on_served = Box::new(on_served);
-    let shared = Shared { agent, options, sessions, generations, following, transfers, on_served };
-    Ok(Server { shared: Arc::new(shared), listener })
+    let shared = Shared { agent, options, sessions, generations, following, transfers, kept, on_served };
+    let shared = Arc::new(shared);
+    let listener = match &url {
+        TransportUrl::Http { .. } => http::listen(&url, &shared).await?,
+        _ => listen(&url, &shared.options.transport).await?,
+    };
+    Ok(Server { shared, listener })
 }
 
 /// Bytes that a peer's frames may need: a context of the whole window in f32, as sent and unpacked, and text.
@@ -150,7 +167,10 @@ impl Server {
     /// [`ServeError`] if the listener fails. A failing session only ends itself.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let Self { shared, listener } = self;
-        let sweep = || shared.transfers.sweep();
+        let sweep = || {
+            shared.transfers.sweep();
+            shared.kept.sweep();
+        };
         let session = |connection| session::run(Arc::clone(&shared), connection);
         Ok(accept(listener.as_ref(), stop, sweep, session).await?)
     }

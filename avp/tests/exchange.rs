@@ -7,12 +7,14 @@ use avp::{
     TransportOptions,
 };
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
-use avp_transport::{listen, negotiate_server};
+use avp_transport::tls::DevCa;
+use avp_transport::{TlsAuthorities, TlsCertificate, listen, negotiate_server};
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use common::{Raw, agent, question, start};
+use common::{LONG, Raw, agent, question, start};
 
 /// Says a frame of `kind` in a session and gives the code of the refusal.
 async fn refusal(raw: &mut Raw, frame: Frame, kind: &str) -> Option<ErrorCode> {
@@ -86,7 +88,70 @@ async fn questions_are_answered_in_their_order_by_text_frames_that_say_what_it_t
     }
 }
 
-// spec: exchange 2.1, exchange 2.3, exchange 3.1, exchange 4.2, extensions 2.2, slabs 1.4
+// spec: exchange 5.4
+#[tokio::test]
+async fn a_peer_that_ends_its_side_after_its_questions_is_answered_all_of_them() {
+    for url in ["avp+mem:half-close", "avp+tcp://127.0.0.1:0", "http://127.0.0.1:0", "avp+quic://127.0.0.1:0"]
+    {
+        let mut options = ServeOptions::default();
+        let (authority, mut ours) = (DevCa::new("test").unwrap(), TransportOptions::default());
+        let issued = authority.issue(&["127.0.0.1".into()]).unwrap();
+        let certificate = TlsCertificate::from_pem(&issued.certificate, &issued.key).unwrap();
+        options.transport.tls.certificate = Some(certificate);
+        ours.tls.authorities = Some(TlsAuthorities::from_pem(authority.certificate()).unwrap());
+        let (url, _stop) = start(url, options).await;
+        let mut raw = Raw::connect_with(&url, &ours).await;
+        let context = agent().think(Prompt::User("notes".into()), None, 2).await.unwrap();
+        let context = context.to_frame(&ContextStamp::default(), &BufferPool::new(0)).unwrap();
+        for tokens in 1..=2 {
+            let frame = question("q", None, json!({ "max_tokens": tokens, "temperature": 0 }));
+            raw.send(frame, "text", &EncodeOptions::default()).await;
+        }
+        if !url.starts_with("avp+quic") {
+            // Over QUIC it would need a stream of its own.
+            let mut context = context.clone();
+            context.metadata.extra.insert(ext::TRANSFER.into(), "c".into());
+            raw.send(context, "slab", &EncodeOptions::default()).await;
+            let frame = question("q", Some("c"), json!({ "max_tokens": 3, "temperature": 0 }));
+            raw.send(frame, "text", &EncodeOptions::default()).await;
+        }
+        raw.connection.halves().0.finish().await.unwrap();
+        let mut answers = Vec::new();
+        while let Some(frame) = timeout(LONG, raw.connection.recv()).await.unwrap().unwrap() {
+            if frame.kind() != Ok(Some(FrameKind::Ack)) {
+                let message = TextMessage::from_json(&frame.payload).unwrap();
+                answers.push(message.extra["answer"]["tokens"].as_array().unwrap().len());
+            }
+        }
+        answers.sort_unstable();
+        assert_eq!(answers, if url.starts_with("avp+quic") { vec![1, 2] } else { vec![1, 2, 3] }, "{url}");
+    }
+}
+
+// spec: exchange 5.4
+#[tokio::test]
+async fn a_peer_that_ends_its_side_before_its_context_is_whole_hears_that_it_has_no_answer() {
+    let (url, _stop) = start("avp+mem:half-context", ServeOptions::default()).await;
+    let context = agent().think(Prompt::User("notes".into()), None, 2).await.unwrap();
+    let outgoing = OutgoingContext::of_context(&context).unwrap();
+    let mut raw = Raw::connect(&url).await;
+    let mut manifest = outgoing.manifest().to_frame(outgoing.metadata().clone(), outgoing.transfer());
+    manifest.metadata.session_id.clone_from(&raw.session);
+    raw.connection.send_frame(&manifest, &EncodeOptions::default()).await.unwrap();
+    assert_eq!(raw.receive().await.kind(), Ok(Some(FrameKind::Ack)));
+    for _ in 0..2 {
+        let frame = question("q", Some(outgoing.transfer().as_str()), json!({}));
+        raw.send(frame, "text", &EncodeOptions::default()).await;
+    }
+    raw.connection.halves().0.finish().await.unwrap();
+    for _ in 0..2 {
+        let refusal = Reject::from_frame(&timeout(LONG, raw.receive()).await.unwrap()).unwrap();
+        assert_eq!(refusal.code, Some(ErrorCode::SlabsMissing));
+    }
+    assert!(timeout(LONG, raw.connection.recv()).await.unwrap().unwrap().is_none());
+}
+
+// spec: exchange 2.1, exchange 2.3, exchange 3.1, exchange 4.2, exchange 5.5, extensions 2.2, slabs 1.4
 #[tokio::test]
 async fn a_context_goes_before_its_question_with_what_was_announced_and_no_more() {
     let options = TransportOptions::default();
@@ -101,6 +166,11 @@ async fn a_context_goes_before_its_question_with_what_was_announced_and_no_more(
                 [connection.recv().await.unwrap().unwrap(), connection.recv().await.unwrap().unwrap()];
             let transfer = asked.metadata.extra[ext::TRANSFER].clone();
             said.push([slab, asked]);
+            let mut waiting = Metadata::default();
+            waiting.extra.insert(ext::KIND.into(), "ack".into());
+            waiting.extra.insert(ext::TRANSFER.into(), transfer.clone());
+            let waiting = Frame::new(waiting, Vec::new());
+            connection.send_frame(&waiting, &EncodeOptions::default()).await.unwrap();
             let answer = question("answer", Some(&transfer), json!({}));
             connection.send_frame(&answer, &EncodeOptions::default()).await.unwrap();
         }

@@ -13,7 +13,9 @@ use avp::{
 use avp_backend::testing::{MatrixBackend, MatrixTables};
 use avp_backend::{RealignmentProducts, Sequence, TextCodec, TokenMix};
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
+use avp_transport::HttpClient;
 use avp_wire::{EncodeOptions, ErrorCode, Mode};
+use serde_json::{Map, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -37,8 +39,16 @@ async fn start(
     backend: impl Backend + 'static,
     options: ServeOptions,
 ) -> (String, oneshot::Sender<()>) {
+    start_at(&format!("avp+mem:{name}"), backend, options).await
+}
+
+async fn start_at(
+    url: &str,
+    backend: impl Backend + 'static,
+    options: ServeOptions,
+) -> (String, oneshot::Sender<()>) {
     let agent = Agent::new("server", Arc::new(backend));
-    let server = serve(agent, &format!("avp+mem:{name}"), options, |_| ()).await.unwrap();
+    let server = serve(agent, url, options, |_| ()).await.unwrap();
     let url = server.url().to_string();
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(server.run(async move {
@@ -123,7 +133,7 @@ async fn a_context_that_the_peer_refuses_goes_as_text_in_the_same_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_sessions_compute_at_the_same_time() {
-    let meeting = Meeting { model: model(), begun: AtomicUsize::new(0), wanted: 4 };
+    let meeting = Meeting::of(4);
     let (url, _stop) = start("four", meeting, ServeOptions::default()).await;
     let (_, _, frame) = thought().await;
     let ask_one = async || connect(&url).await.ask(&ask(Some(frame.clone()), None)).await.unwrap().tokens;
@@ -132,21 +142,44 @@ async fn four_sessions_compute_at_the_same_time() {
     assert!(a == b && b == c && c == d, "each on its own fork");
 }
 
+/// Over TCP the server learns that nobody is left only by what it sends.
 #[tokio::test]
 async fn a_peer_that_leaves_ends_its_generation() {
-    let slow = Meeting { model: model(), begun: AtomicUsize::new(0), wanted: 1 };
+    for url in ["avp+mem:leaves", "avp+tcp://127.0.0.1:0"] {
+        let slow = Meeting { pause: Duration::from_millis(20), ..Meeting::of(1) };
+        let begun = Arc::clone(&slow.begun);
+        let mut serving = ServeOptions::default();
+        serving.max_generations = 1;
+        let (url, _stop) = start_at(url, slow, serving).await;
+        let mut leaving = connect(&url).await;
+        let endless = GenerateOptions { max_tokens: 400, stop_tokens: vec![], ..greedy() };
+        let question = Ask { options: endless, ..ask(None, None) };
+        let unanswered = timeout(Duration::from_millis(100), leaving.ask(&question)).await;
+        assert!(unanswered.is_err(), "400 tokens take longer");
+        drop(leaving);
+        let mut other = connect(&url).await;
+        assert!(timeout(LONG, other.ask(&ask(None, None))).await.expect("the one place is free").is_ok());
+        let written = begun.load(Ordering::SeqCst);
+        assert!(written < 300, "{url}: {written} of 400 tokens were written for nobody");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_ends_its_generation() {
+    let slow = Meeting { pause: Duration::from_millis(20), ..Meeting::of(1) };
+    let begun = Arc::clone(&slow.begun);
     let mut serving = ServeOptions::default();
     serving.max_generations = 1;
-    let (url, _stop) = start("leaves", slow, serving).await;
-    let mut leaving = connect(&url).await;
-    let endless = GenerateOptions { max_tokens: 400, stop_tokens: vec![], ..greedy() };
-    let question = Ask { options: endless, ..ask(None, None) };
-    let unanswered = timeout(Duration::from_millis(100), leaving.ask(&question)).await;
+    let (url, _stop) = start_at("http://127.0.0.1:0", slow, serving).await;
+    let client = HttpClient::new(&url.parse().unwrap(), "client", TransportOptions::default()).unwrap();
+    let endless = Map::from_iter([("generate".to_owned(), json!({ "max_tokens": 400 }))]);
+    let question = TextMessage { content: "question".into(), extra: endless, ..Default::default() };
+    let unanswered = timeout(Duration::from_millis(200), client.text(&question)).await;
     assert!(unanswered.is_err(), "400 tokens take longer");
-    drop(leaving);
     let mut other = connect(&url).await;
-    // 400 tokens at 5 ms would take 2 s; what is left of them does not come.
     assert!(timeout(LONG, other.ask(&ask(None, None))).await.expect("the one place is free").is_ok());
+    let written = begun.load(Ordering::SeqCst);
+    assert!(written < 300, "{written} of 400 tokens were written for nobody");
 }
 
 #[tokio::test]
@@ -217,7 +250,7 @@ async fn a_session_left_idle_ends_and_answers_nothing_unasked() {
 
 #[tokio::test]
 async fn a_generation_may_take_longer_than_the_idle_deadline() {
-    let slow = Meeting { model: model(), begun: AtomicUsize::new(0), wanted: 1 };
+    let slow = Meeting::of(1);
     let mut serving = ServeOptions::default();
     serving.transport.timeouts.idle = Duration::from_millis(50);
     let (url, _stop) = start("slow", slow, serving).await;
@@ -231,8 +264,16 @@ async fn a_generation_may_take_longer_than_the_idle_deadline() {
 /// A slow model whose generations wait for one another: `wanted` of them must run at the same time.
 struct Meeting {
     model: MatrixBackend,
-    begun: AtomicUsize,
+    begun: Arc<AtomicUsize>,
     wanted: usize,
+    /// What a token takes.
+    pause: Duration,
+}
+
+impl Meeting {
+    fn of(wanted: usize) -> Self {
+        Self { model: model(), begun: Arc::default(), wanted, pause: Duration::from_millis(5) }
+    }
 }
 
 impl Backend for Meeting {
@@ -251,7 +292,7 @@ impl Backend for Meeting {
         while self.begun.load(Ordering::SeqCst) < self.wanted {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(self.pause);
         self.model.logits(hidden)
     }
     fn embed_mix(&self, mixes: &[TokenMix<'_>]) -> Result<Vec<f32>, BackendError> {

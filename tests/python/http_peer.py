@@ -1,4 +1,5 @@
-"""The SDK's HTTP client, and its server under hypercorn, driven by tests/tests/python_http.rs. Needs no torch."""
+"""The SDK's HTTP client, and its server under hypercorn, driven by tests/tests/python_http.rs and
+avp-cli/tests/python_serve.rs. Needs no torch."""
 
 import asyncio
 import hashlib
@@ -80,11 +81,28 @@ def text(client, content):
     return {"status": answer.status_code, "json": answer.json()}
 
 
+def transmit_file(client, path, extra, level):
+    """Transmits a context file in the session, with further keys."""
+    message = avp.decode(pathlib.Path(path).read_bytes())
+    message.metadata.session_id = CLIENTS[client]._session_info.session_id
+    message.metadata.extra.update(extra)
+    answer = CLIENTS[client].transmit(message.payload, message.metadata, CompressionLevel(level))
+    return {"status": answer.status_code, "json": answer.json()}
+
+
+def ask(client, content, extra):
+    """Sends a text in the session."""
+    session = CLIENTS[client]._session_info.session_id
+    message = JSONMessage(session_id=session, source_agent_id="sdk", content=content, extra=extra)
+    answer = CLIENTS[client].send_text(message)
+    return {"status": answer.status_code, "json": answer.json()}
+
+
 def raw(client, method, path, content, kind):
     answer = CLIENTS[client]._client.request(method, path, content=content.encode(), headers={"Content-Type": kind})
     return {"status": answer.status_code, "text": answer.text, "type": answer.headers["content-type"]}
 
 
 if __name__ == "__main__":
-    operations = [start, connect, handshake, transmit, text, raw]
+    operations = [start, connect, handshake, transmit, text, transmit_file, ask, raw]
     serve({operation.__name__: operation for operation in operations} | {"versions": lambda: {"avp": avp.__version__}})

@@ -71,10 +71,13 @@ fn kv_frame(random: &mut Random, session: &str) -> Frame {
     Frame::new(metadata, payload)
 }
 
+/// A frame, and who the session says has sent it.
+type Came = (Frame, Option<String>);
+
 /// Keeps what came.
 #[derive(Clone, Debug, Default)]
 struct Keep {
-    frames: Arc<Mutex<Vec<(Frame, Option<String>)>>>,
+    frames: Arc<Mutex<Vec<Came>>>,
     texts: Arc<Mutex<Vec<TextMessage>>>,
 }
 
@@ -118,14 +121,16 @@ fn call(python: &mut Python, op: &str, arguments: Value) -> Result<Value, String
 
 /// The SDK's client at `url`: a hello, KV caches at every level, a text.
 fn talk(python: &mut Python, keep: &Keep, http: &str, connecting: Value, folder: &Path) {
+    // Before the hello: the SDK's client drops a connection that is idle for five seconds, and with it the session.
+    let mut random = Random::new(20);
+    let frames = LEVELS.map(|level| (level, kv_frame(&mut random, "")));
     let client = call(python, "connect", connecting).unwrap();
     let session = call(python, "handshake", json!({ "client": client })).unwrap();
     assert_eq!(session["mode"], 0, "equal hashes are LATENT");
     let id = session["session_id"].as_str().unwrap().to_owned();
     assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
-    let mut random = Random::new(20);
-    for level in LEVELS {
-        let frame = kv_frame(&mut random, &id);
+    for (level, mut frame) in frames {
+        frame.metadata.session_id.clone_from(&id);
         let path = folder.join("payload");
         fs::write(&path, &frame.payload).unwrap();
         let arguments = json!({

@@ -11,7 +11,8 @@ use crate::venv;
 /// Runs the tests that are ignored elsewhere because they need the Python peer.
 pub(crate) fn run(torch: bool) -> Result<()> {
     let python = venv::python(torch)?;
-    let mut targets = vec!["--test", "python_peer", "--test", "python_http", "--test", "python_differential"];
+    let tests = ["python_peer", "python_http", "python_serve", "python_differential"];
+    let mut targets: Vec<_> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
     if torch {
         targets.extend(["--test", "python_torch"]);
     }

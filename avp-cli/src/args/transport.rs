@@ -117,7 +117,11 @@ impl ConnectArgs {
 }
 
 fn listen_help() -> String {
-    format!("Where to listen: {}. Port 0 takes a free one", forms(|_| true))
+    format!(
+        "Where to listen: {}. Port 0 takes a free one. `serve` also answers requests as the Python SDK makes them at \
+         http and https addresses, and tells there what it counts (/metrics)",
+        forms(|_| true)
+    )
 }
 
 fn connect_help() -> String {

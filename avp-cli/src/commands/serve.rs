@@ -1,17 +1,20 @@
 //! `avp serve`.
 
 use anyhow::Result;
-use avp::{Agent, ServeOptions, Served, serve};
+use avp::{Agent, ServeOptions, Served, TransportUrl, serve};
 use serde_json::json;
 
 use super::{ended, model};
 use crate::args::ServeArgs;
-use crate::{log, output};
+use crate::{log, metrics, output};
 
 pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
     log::start(args.log);
     let mut options = ServeOptions::default();
     options.transport = args.listen.options()?;
+    if let TransportUrl::Http { .. } = args.listen.listen.parse()? {
+        options.metrics = Some(metrics::start()?);
+    }
     let backend = model::load(&args.model.model, &args.model.engine)?;
     let model_id = backend.info().identity.model_id.clone();
     let agent = Agent::new(&args.name, backend).with_cache_dir(model::cache_dir());
@@ -31,6 +34,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
 
 /// One line per question, never its text.
 fn report(served: &Served, json: bool) {
+    metrics::answered(served);
     if !json {
         let peer: String = served.peer.chars().filter(|c| !c.is_control()).collect();
         output::note(&format!(

@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod delivery;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use avp::{Agent, ServeOptions, TransportOptions, serve};
 use avp_backend::testing::{MatrixBackend, MatrixTables};
@@ -13,6 +16,8 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 const DIM: usize = 8;
+/// Far beyond what anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 fn model() -> MatrixBackend {
     let input = (0..256 * DIM).map(|i| (i % 7) as f32 - 3.0).collect();
@@ -42,8 +47,11 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(url: &str) -> Self {
-        let mut connection =
-            avp_transport::connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
+        Self::connect_with(url, &TransportOptions::default()).await
+    }
+
+    pub(crate) async fn connect_with(url: &str, options: &TransportOptions) -> Self {
+        let mut connection = avp_transport::connect(&url.parse().unwrap(), options).await.unwrap();
         let config = NegotiatorConfig::new(agent().hello(), connection.peer_id());
         let session = negotiate_client(&mut connection, config).await.unwrap().session.id.to_string();
         Self { connection, session }

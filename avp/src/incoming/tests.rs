@@ -1,0 +1,105 @@
+//! Transfers whose end takes its time, or goes wrong.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use avp_wire::{KvDtype, KvHeader, KvPayload};
+
+use super::*;
+
+/// Far beyond what anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Says that its end has begun, and waits for leave to end.
+struct Gate {
+    begun: Sender<()>,
+    leave: Receiver<()>,
+}
+
+impl SlabSink for Gate {
+    type Whole = u32;
+
+    fn insert(&mut self, _slab: &Slab) -> Result<(), Reject> {
+        Ok(())
+    }
+
+    fn finish(self) -> Result<u32, Reject> {
+        self.begun.send(()).unwrap();
+        self.leave.recv_timeout(LONG).expect("leave to end");
+        Ok(7)
+    }
+}
+
+/// A transfer of two slabs: its manifest, and they.
+fn frames() -> (Frame, Vec<Frame>) {
+    let kv = KvHeader { num_layers: 2, num_kv_heads: 1, head_dim: 2, seq_len: 3, dtype: KvDtype::F16 };
+    let mut payload = vec![0; kv.payload_len().unwrap()];
+    kv.write_to(&mut payload).unwrap();
+    let cache = KvPayload::parse(payload.into()).unwrap();
+    let (manifest, id) = (Manifest::new(kv, 1, 3), "t".parse::<TransferId>().unwrap());
+    let slabs = manifest.slabs().map(|slab| {
+        let mut out = vec![0; manifest.slab_header(&slab).payload_len().unwrap()];
+        manifest.extract(&cache, &slab, &mut out).unwrap();
+        manifest.slab_frame(Metadata::default(), &id, &slab, out.into()).unwrap()
+    });
+    (manifest.to_frame(Metadata::default(), &id), slabs.collect())
+}
+
+fn gate() -> (Gate, Receiver<()>, Sender<()>) {
+    let ((begun, has_begun), (may_end, leave)) = (channel(), channel());
+    (Gate { begun, leave }, has_begun, may_end)
+}
+
+fn transfers() -> Transfers<Gate> {
+    Transfers::new(4, u64::MAX, LONG, Limits::default())
+}
+
+#[test]
+fn a_transfer_that_ends_slowly_holds_no_lock_and_is_whole_for_all_who_wait() {
+    let (transfers, (manifest, slabs)) = (transfers(), frames());
+    let (gate, has_begun, may_end) = gate();
+    let (shared, _, mut round) = transfers.manifest(None, &manifest, |_, _| Ok(gate)).unwrap();
+    assert!(shared.slab(&slabs[0], &mut round).ack.is_none());
+    thread::scope(|scope| {
+        let last = scope.spawn(|| shared.slab(&slabs[1], &mut round));
+        has_begun.recv_timeout(LONG).expect("the end begins");
+        assert!(shared.incoming.try_lock().is_ok(), "nobody holds the transfer while it ends");
+        assert_eq!(shared.progress().0, 2);
+        assert!(shared.whole_now().is_none());
+        // The sender comes back on another connection, and a question waits.
+        let again = scope.spawn(|| transfers.manifest(None, &manifest, |_, _| panic!("it is known")));
+        let question = scope.spawn(|| shared.whole_or(|_| panic!("nothing is missing")));
+        thread::sleep(Duration::from_millis(50));
+        assert!(
+            !again.is_finished() && !question.is_finished(),
+            "nothing is acknowledged before it is there"
+        );
+        may_end.send(()).unwrap();
+        let last = last.join().unwrap();
+        assert!(last.completed && last.ack.unwrap().is_complete());
+        assert!(again.join().unwrap().is_ok_and(|(_, ack, _)| ack.is_complete()));
+        assert!(matches!(question.join().unwrap(), Ok(Ok(7))));
+    });
+}
+
+#[test]
+fn a_transfer_whose_end_panics_has_failed_for_all_who_wait() {
+    let (transfers, (manifest, slabs)) = (transfers(), frames());
+    let (gate, has_begun, may_end) = gate();
+    let (shared, _, mut round) = transfers.manifest(None, &manifest, |_, _| Ok(gate)).unwrap();
+    shared.slab(&slabs[0], &mut round);
+    thread::scope(|scope| {
+        let last = scope.spawn(|| shared.slab(&slabs[1], &mut round));
+        has_begun.recv_timeout(LONG).expect("the end begins");
+        let waiting = scope.spawn(|| shared.whole());
+        drop(may_end);
+        assert!(last.join().is_err(), "it panicked");
+        let reject = waiting.join().unwrap().unwrap().unwrap_err();
+        assert_eq!(reject.code, Some(ErrorCode::Internal));
+    });
+    // What made it fail may be over.
+    let (another, ..) = self::gate();
+    let (_, ack, _) = transfers.manifest(None, &manifest, |_, _| Ok(another)).unwrap();
+    assert_eq!(ack.missing(), 2);
+}

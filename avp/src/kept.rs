@@ -1,0 +1,154 @@
+//! Contexts that came in requests and wait for questions of the same session in later ones.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use avp_backend::Context;
+use avp_handshake::{Reject, SessionId};
+use avp_wire::ErrorCode;
+use avp_wire::slab::TransferId;
+
+/// A session, and what a context is called in it.
+type Key = (SessionId, TransferId);
+
+/// What is kept. Where room is needed, what was not used for the longest time goes.
+pub(crate) struct Kept {
+    known: Mutex<HashMap<Key, Entry>>,
+    most: usize,
+    most_bytes: u64,
+    most_of_session: usize,
+    keep: Duration,
+}
+
+struct Entry {
+    context: Context,
+    bytes: u64,
+    used: Instant,
+}
+
+impl Kept {
+    /// Keeps at most `most` contexts of `most_bytes` together, `most_of_session` of one session, each for `keep` after its
+    /// last question.
+    pub(crate) fn new(most: usize, most_bytes: u64, most_of_session: usize, keep: Duration) -> Self {
+        Self { known: Mutex::default(), most, most_bytes, most_of_session, keep }
+    }
+
+    /// Keeps a context. One of the same name in the session is forgotten.
+    pub(crate) fn put(&self, session: &SessionId, id: TransferId, context: Context) -> Result<(), Reject> {
+        let bytes = u64::try_from(context.kv_bytes()).unwrap_or(u64::MAX);
+        if bytes > self.most_bytes || self.most == 0 || self.most_of_session == 0 {
+            return Err(Reject::new(ErrorCode::Busy, "no room to keep a context of this size"));
+        }
+        let mut known = self.known();
+        self.sweep_in(&mut known);
+        known.remove(&(session.clone(), id.clone()));
+        while known.keys().filter(|key| key.0 == *session).count() >= self.most_of_session {
+            forget_oldest(&mut known, |key| key.0 == *session);
+        }
+        let held = |known: &HashMap<Key, Entry>| known.values().map(|entry| entry.bytes).sum::<u64>();
+        while known.len() >= self.most || held(&known) > self.most_bytes - bytes {
+            forget_oldest(&mut known, |_| true);
+        }
+        known.insert((session.clone(), id), Entry { context, bytes, used: Instant::now() });
+        Ok(())
+    }
+
+    /// The context of a session called `id`.
+    pub(crate) fn get(&self, session: &SessionId, id: &TransferId) -> Result<Context, Reject> {
+        let mut known = self.known();
+        self.sweep_in(&mut known);
+        let missing = || {
+            Reject::new(
+                ErrorCode::SlabsMissing,
+                "this session has no context of that avp.transfer, or has it no more; transmit it again",
+            )
+        };
+        let entry = known.get_mut(&(session.clone(), id.clone())).ok_or_else(missing)?;
+        entry.used = Instant::now();
+        Ok(entry.context.clone())
+    }
+
+    /// Forgets what has not been used for its time.
+    pub(crate) fn sweep(&self) {
+        self.sweep_in(&mut self.known());
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sweep_in(&self, known: &mut HashMap<Key, Entry>) {
+        known.retain(|_, entry| entry.used.elapsed() < self.keep);
+    }
+}
+
+fn forget_oldest(known: &mut HashMap<Key, Entry>, which: impl Fn(&Key) -> bool) {
+    let oldest = known.iter().filter(|(key, _)| which(key)).min_by_key(|(_, entry)| entry.used);
+    if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+        known.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use avp_backend::testing::{MatrixBackend, MatrixTables};
+    use avp_backend::{Prompt, ThinkOptions, think};
+
+    use super::*;
+
+    fn context() -> Context {
+        let tables = MatrixTables { hidden_dim: 2, input: vec![1.0; 512], output: None };
+        let model = MatrixBackend::new("model", tables, 64);
+        think(&model, &Prompt::Raw("a".into()), None, &ThinkOptions::default(), &mut |_| ()).unwrap()
+    }
+
+    fn names() -> [TransferId; 4] {
+        ["a", "b", "c", "d"].map(|name| name.parse().unwrap())
+    }
+
+    /// Which of the names are there.
+    fn there(kept: &Kept, session: &SessionId) -> String {
+        let known = kept.known();
+        let is_there = |id: &&TransferId| known.contains_key(&(session.clone(), (*id).clone()));
+        names().iter().filter(is_there).map(TransferId::as_str).collect()
+    }
+
+    // spec: http 6.5
+    #[test]
+    fn the_longest_unused_context_makes_room_first_in_its_session_then_among_all() {
+        let (context, sessions) = (context(), [[1; 16], [2; 16]].map(SessionId::from_random));
+        let kept = Kept::new(3, u64::MAX, 2, Duration::from_secs(60));
+        for id in names().into_iter().take(2) {
+            kept.put(&sessions[0], id, context.clone()).unwrap();
+        }
+        let [a, b, c, d] = names();
+        kept.get(&sessions[0], &a).unwrap();
+        kept.put(&sessions[0], c, context.clone()).unwrap();
+        assert_eq!(there(&kept, &sessions[0]), "ac", "two of a session");
+        kept.put(&sessions[1], b.clone(), context.clone()).unwrap();
+        kept.put(&sessions[1], b, context.clone()).unwrap();
+        assert_eq!(there(&kept, &sessions[0]), "ac", "one of the same name takes no place");
+        kept.put(&sessions[1], d, context).unwrap();
+        assert_eq!((there(&kept, &sessions[0]), there(&kept, &sessions[1])), ("c".into(), "bd".into()));
+    }
+
+    // spec: http 6.5
+    #[test]
+    fn bytes_and_time_are_bounded() {
+        let (context, session) = (context(), SessionId::from_random([1; 16]));
+        let bytes = context.kv_bytes() as u64;
+        let [a, b, c, _] = names();
+        let kept = Kept::new(9, 2 * bytes, 9, Duration::from_secs(60));
+        for id in [a.clone(), b, c] {
+            kept.put(&session, id, context.clone()).unwrap();
+        }
+        assert_eq!(there(&kept, &session), "bc");
+        let none = Kept::new(9, bytes - 1, 9, Duration::from_secs(60));
+        let reject = none.put(&session, a.clone(), context.clone()).unwrap_err();
+        assert_eq!(reject.code, Some(ErrorCode::Busy));
+        let brief = Kept::new(9, u64::MAX, 9, Duration::ZERO);
+        brief.put(&session, a.clone(), context).unwrap();
+        assert_eq!(brief.get(&session, &a).unwrap_err().code, Some(ErrorCode::SlabsMissing));
+    }
+}

@@ -1,0 +1,376 @@
+//! One transfer of a session: the context that comes, and what is asked about it.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use avp_backend::Context;
+use avp_handshake::{Reject, TextMessage};
+use avp_transport::{Transfer, TransportError};
+use avp_wire::ext::{self, FrameKind};
+use avp_wire::slab::{Ack, Round, TransferId};
+use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::answering::{Behind, Question, answer, blocking, import, internal, turn};
+use crate::context_sink::ContextSink;
+use crate::exchange::{answer_message, question_of, text_frame};
+use crate::incoming::{self, Answer};
+use crate::session::{Counted, Session, is_idle};
+
+/// Questions of one transfer that may wait for the one that is being answered.
+const MAX_WAITING: usize = 16;
+/// How often a peer that says nothing more, and waits for its answer, is sent a sign of life. Many transports tell only
+/// by what is sent whether there is still somebody.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
+
+/// One transfer: a context and what is asked about it, or, with the empty id, questions without one.
+pub(crate) struct Lane {
+    session: Arc<Session>,
+    transfer: Transfer,
+    context: Given,
+    /// The context's place among those of the session.
+    place: Option<OwnedSemaphorePermit>,
+    /// The question that is being answered.
+    answering: JoinSet<Result<Frame, Reject>>,
+    /// Questions that wait for it.
+    waiting: VecDeque<Frame>,
+}
+
+/// The context that came over a lane.
+enum Given {
+    Nothing,
+    /// In one frame, for one question.
+    Whole(Result<Context, Reject>),
+    /// In slabs; known to later connections too. What was asked for is this one's own.
+    Slabs(incoming::Shared<ContextSink>, Round),
+}
+
+enum Step {
+    Answered(Result<Frame, Reject>),
+    Came(Result<Option<Frame>, TransportError>),
+    /// Nothing more can come, and an answer is still being written.
+    Waited,
+}
+
+impl Lane {
+    pub(crate) fn new(session: &Arc<Session>, transfer: Transfer) -> Self {
+        let (session, answering) = (Arc::clone(session), JoinSet::new());
+        let (context, waiting) = (Given::Nothing, VecDeque::new());
+        Self { session, transfer, context, place: None, answering, waiting }
+    }
+
+    pub(crate) async fn run(mut self) {
+        if let Err(error) = self.serve().await {
+            tracing::debug!(%error, transfer = self.transfer.id(), "a transfer ended early");
+        }
+    }
+
+    /// Serves until the lane's work is done, or the peer has ended its side and heard what was left to say.
+    async fn serve(&mut self) -> Result<(), TransportError> {
+        let mut open = true;
+        while open || !self.answering.is_empty() {
+            let flow = match self.step(open).await {
+                Step::Answered(reply) => self.answered(reply).await?,
+                Step::Came(Ok(Some(frame))) => self.take(frame).await?,
+                Step::Came(Ok(None)) => {
+                    open = false;
+                    self.no_more().await?;
+                    ControlFlow::Continue(())
+                }
+                Step::Waited => {
+                    self.reply(self.sign_of_life()).await?;
+                    ControlFlow::Continue(())
+                }
+                Step::Came(Err(error)) if is_idle(&error) && self.session.can_go_on(&error) => {
+                    ControlFlow::Continue(())
+                }
+                Step::Came(Err(error)) if error.is_recoverable() && !is_idle(&error) => {
+                    self.damaged(error).await?
+                }
+                Step::Came(Err(error)) => return Err(error),
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, open: bool) -> Step {
+        let Self { answering, transfer, .. } = self;
+        tokio::select! {
+            biased;
+            Some(reply) = answering.join_next() => Step::Answered(reply.unwrap_or_else(|_| Err(internal()))),
+            frame = transfer.recv(), if open => Step::Came(frame),
+            () = sleep(SIGN_OF_LIFE), if !open => Step::Waited,
+        }
+    }
+
+    /// The peer has ended its side. What it asked behind a context that is not whole has no answer.
+    async fn no_more(&mut self) -> Result<(), TransportError> {
+        let Given::Slabs(incoming, _) = &self.context else { return Ok(()) };
+        let incoming = Arc::clone(incoming);
+        if !matches!(blocking(move || incoming.whole()).await, Ok(None)) {
+            return Ok(());
+        }
+        let questions = self.answering.len() + self.waiting.len();
+        self.answering = JoinSet::new();
+        self.waiting.clear();
+        for _ in 0..questions {
+            let missing =
+                Reject::new(ErrorCode::SlabsMissing, "the sender ended before its context was whole");
+            self.reply(missing.to_frame()).await?;
+        }
+        Ok(())
+    }
+
+    /// Says nothing new: that what came of the transfer is whole.
+    fn sign_of_life(&self) -> Frame {
+        let mut metadata = self.stamp();
+        metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Ack.as_str().to_owned());
+        Frame::new(metadata, Vec::new())
+    }
+
+    /// Says the answer, and goes on with the next question.
+    async fn answered(&mut self, reply: Result<Frame, Reject>) -> Result<ControlFlow<()>, TransportError> {
+        self.reply(reply.unwrap_or_else(|reject| reject.to_frame())).await?;
+        while self.answering.is_empty()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            if let Err(reject) = self.question(&next) {
+                self.reply(reject.to_frame()).await?;
+            }
+        }
+        let is_over = self.answering.is_empty() && self.is_done();
+        Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Whether nothing more is to come for a context that was asked about.
+    fn is_done(&self) -> bool {
+        match &self.context {
+            _ if self.transfer.id().is_empty() => false,
+            // One that is locked is in use.
+            Given::Slabs(incoming, _) => incoming.whole_now().is_some(),
+            _ => true,
+        }
+    }
+
+    /// Takes a frame; breaks where the lane ends with it.
+    async fn take(&mut self, frame: Frame) -> Result<ControlFlow<()>, TransportError> {
+        let kind = frame.kind();
+        let refusal = match self.handle(frame).await {
+            Ok(replies) => {
+                for reply in replies {
+                    self.reply(reply).await?;
+                }
+                return Ok(self.settle());
+            }
+            Err(refusal) => refusal,
+        };
+        self.reply(refusal.to_frame()).await?;
+        // A sender whose manifest or question was refused has no use for the rest.
+        let is_last = match kind {
+            Ok(Some(FrameKind::Manifest)) => true,
+            Ok(Some(FrameKind::Text)) => self.answering.is_empty() && !self.transfer.id().is_empty(),
+            _ => false,
+        };
+        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Gives the place of a context back that is whole, since it is kept elsewhere; breaks where one has failed.
+    fn settle(&mut self) -> ControlFlow<()> {
+        let Given::Slabs(incoming, _) = &self.context else { return ControlFlow::Continue(()) };
+        match incoming.whole_now() {
+            Some(Ok(_)) => {
+                self.place = None;
+                ControlFlow::Continue(())
+            }
+            Some(Err(_)) if self.answering.is_empty() => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    async fn reply(&self, frame: Frame) -> Result<(), TransportError> {
+        self.transfer.send(frame, &EncodeOptions::default()).await
+    }
+
+    /// The replies to a frame; a question's comes when it is answered.
+    async fn handle(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
+        if frame.metadata.session_id != self.session.id {
+            return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
+        }
+        let named = frame.metadata.extra.get(ext::TRANSFER).map_or("", String::as_str);
+        if named != self.transfer.id() {
+            return Err(Reject::new(ErrorCode::UnexpectedFrame, "the frame is of another transfer"));
+        }
+        let kind = frame.kind().map_err(|e| Reject::new(e.code(), e.to_string()))?;
+        match kind {
+            Some(FrameKind::Text) if frame.metadata.mode == Mode::Json => {
+                self.question_in_turn(frame).map(|()| Vec::new())
+            }
+            Some(FrameKind::Manifest) => self.manifest(frame).await.map(|reply| vec![reply]),
+            Some(FrameKind::Slab)
+                if frame.metadata.payload_type == PayloadType::KvCache && !self.transfer.id().is_empty() =>
+            {
+                self.slab(frame).await
+            }
+            _ => {
+                Err(Reject::new(ErrorCode::UnexpectedFrame, "expected a context (slab) or a question (text)"))
+            }
+        }
+    }
+
+    /// A frame whose payload was damaged or too large. Of a context in slabs it is asked for again; for a context in one
+    /// frame the question that builds on it is refused; anything else is refused at once.
+    async fn damaged(&mut self, error: TransportError) -> Result<ControlFlow<()>, TransportError> {
+        let reject = Reject::new(error.code(), error.to_string());
+        let is_slab = matches!(error.lost_kind(), Some(FrameKind::Slab) | None);
+        match &mut self.context {
+            Given::Slabs(incoming, round) if is_slab => {
+                let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
+                let counted = blocking(move || {
+                    let answer = incoming.lost(&mut ours);
+                    (answer, ours)
+                });
+                let answer = match counted.await {
+                    Ok((answer, ours)) => {
+                        *round = ours;
+                        answer
+                    }
+                    Err(reject) => Answer { refusal: Some(reject), ..Answer::default() },
+                };
+                for reply in self.replies(answer) {
+                    self.reply(reply).await?;
+                }
+                Ok(self.settle())
+            }
+            Given::Nothing if is_slab && !self.transfer.id().is_empty() => {
+                self.context = Given::Whole(Err(reject));
+                Ok(ControlFlow::Continue(()))
+            }
+            _ => {
+                self.reply(reject.to_frame()).await?;
+                let is_manifest = error.lost_kind() == Some(FrameKind::Manifest);
+                Ok(if is_manifest { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            }
+        }
+    }
+
+    async fn manifest(&mut self, frame: Frame) -> Result<Frame, Reject> {
+        self.take_place()?;
+        let session = Arc::clone(&self.session);
+        let begun = blocking(move || {
+            let shared = &session.shared;
+            shared.transfers.manifest(session.sender.clone(), &frame, |manifest, _| {
+                ContextSink::begin(&frame.metadata, &manifest.kv, &shared.agent, shared.options.policy)
+            })
+        });
+        let (incoming, ack, round) = begun.await??;
+        self.context = Given::Slabs(incoming, round);
+        let _ = self.settle();
+        Ok(self.acknowledge(&ack))
+    }
+
+    async fn slab(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
+        if let Given::Slabs(incoming, round) = &mut self.context {
+            let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
+            let taken = blocking(move || {
+                let answer = incoming.slab(&frame, &mut ours);
+                (answer, ours)
+            });
+            let (answer, ours) = taken.await?;
+            *round = ours;
+            return Ok(self.replies(answer));
+        }
+        // The question will hear what is wrong with it.
+        self.context = Given::Whole(match self.take_place() {
+            Ok(()) => import(Arc::clone(&self.session.shared), frame).await,
+            Err(reject) => Err(reject),
+        });
+        if matches!(self.context, Given::Whole(Err(_))) {
+            self.place = None;
+        }
+        Ok(Vec::new())
+    }
+
+    fn replies(&self, answer: Answer) -> Vec<Frame> {
+        let Answer { refusal, ack, .. } = answer;
+        let ack = ack.map(|ack| self.acknowledge(&ack));
+        refusal.map(|reject| reject.to_frame()).into_iter().chain(ack).collect()
+    }
+
+    fn take_place(&mut self) -> Result<(), Reject> {
+        if self.place.is_none() {
+            let most = self.session.shared.options.max_contexts;
+            let busy =
+                || Reject::new(ErrorCode::Busy, format!("this session holds {most} contexts, its most"));
+            let place = Arc::clone(&self.session.contexts).try_acquire_owned();
+            self.place = Some(place.map_err(|_| busy())?);
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, ack: &Ack) -> Frame {
+        match self.transfer.id().parse::<TransferId>() {
+            Ok(id) => ack.to_frame(self.stamp(), &id),
+            // A manifest without a sound id was refused.
+            Err(_) => internal().to_frame(),
+        }
+    }
+
+    /// Between whom frames travel.
+    fn stamp(&self) -> Metadata {
+        Metadata {
+            session_id: self.session.id.clone(),
+            source_agent_id: self.session.shared.agent.name().to_owned(),
+            ..Metadata::default()
+        }
+    }
+
+    /// Begins to answer a question, or has it wait for those before.
+    fn question_in_turn(&mut self, frame: Frame) -> Result<(), Reject> {
+        if self.answering.is_empty() {
+            return self.question(&frame);
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(Reject::new(ErrorCode::Busy, format!("{MAX_WAITING} questions wait already")));
+        }
+        self.waiting.push_back(frame);
+        Ok(())
+    }
+
+    /// Begins to answer a question.
+    fn question(&mut self, frame: &Frame) -> Result<(), Reject> {
+        let (prompt, request) = question_of(TextMessage::from_json(&frame.payload))?;
+        let behind = match frame.metadata.extra.get(ext::TRANSFER) {
+            None => Behind::Nothing,
+            Some(_) => self.context_for_question()?,
+        };
+        self.answering.spawn(answered(Arc::clone(&self.session), Question { prompt, behind, request }));
+        Ok(())
+    }
+
+    fn context_for_question(&mut self) -> Result<Behind, Reject> {
+        match std::mem::replace(&mut self.context, Given::Nothing) {
+            Given::Nothing => Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer")),
+            Given::Whole(context) => context.map(Behind::Context),
+            Given::Slabs(incoming, round) => {
+                self.context = Given::Slabs(Arc::clone(&incoming), round);
+                Ok(Behind::Slabs(incoming))
+            }
+        }
+    }
+}
+
+/// The frame that answers a question.
+async fn answered(session: Arc<Session>, question: Question) -> Result<Frame, Reject> {
+    let shared = &session.shared;
+    let turn = turn(shared, &question.behind).await?;
+    let _counted = Counted::new(&session);
+    let written = answer(shared, &session.peer_name, question, turn).await?;
+    Ok(text_frame(answer_message(&session.id, shared.agent.name(), written), None))
+}
