@@ -22,6 +22,7 @@ pub(crate) fn start() -> Result<MetricsText> {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("cannot count what happens")?;
+    avp::transport::describe_metrics();
     describe_counter!(ANSWERS, "Questions that were answered.");
     describe_counter!(TAKEN_OVER, "Tokens of contexts that came with questions.");
     describe_counter!(PROCESSED, "Tokens that were processed before answers.");
