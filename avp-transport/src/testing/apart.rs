@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use avp_wire::{BufferPool, EncodeOptions, Frame};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Barrier;
 
 use super::Ends;
 use crate::connection::Connection;
@@ -40,7 +41,8 @@ impl Apart {
         Ok(Self { client: runtime()?, server: runtime()? })
     }
 
-    /// Runs both futures, each on its side.
+    /// Runs both futures, each on its side, and both sides until both futures are done: what one has sent may still be
+    /// on its way.
     ///
     /// # Panics
     /// Where one of them does.
@@ -49,9 +51,10 @@ impl Apart {
         client: impl Future<Output = C> + Send,
         server: impl Future<Output = S>,
     ) -> (C, S) {
+        let both = Barrier::new(2);
         thread::scope(|scope| {
-            let client = scope.spawn(|| self.client.block_on(client));
-            let server = self.server.block_on(server);
+            let client = scope.spawn(|| self.client.block_on(done_by(client, &both)));
+            let server = self.server.block_on(done_by(server, &both));
             (client.join().expect("the client's side does not panic"), server)
         })
     }
@@ -66,6 +69,12 @@ impl Apart {
         let (client, server) = self.run(connecting, listener.accept());
         Ok(ApartPair { client: client?, server: server?, runtimes: self, _listener: listener })
     }
+}
+
+async fn done_by<T>(future: impl Future<Output = T>, both: &Barrier) -> T {
+    let done = future.await;
+    both.wait().await;
+    done
 }
 
 impl ApartPair {
