@@ -140,6 +140,13 @@ impl Intake {
         Checking::Running(head.clone(), Check::start(head, payload, limits))
     }
 
+    /// As [`check`](Self::check) for a payload that was summed as it arrived.
+    pub(crate) fn summed(&mut self, head: FrameHead, payload: Bytes, checksum: u32) -> Result<Frame> {
+        let (kind, bytes) = (head.kind(), head.header.frame_len());
+        let checked = head.into_summed(payload, checksum, &self.limits);
+        self.judge(checked, kind, bytes, false)
+    }
+
     /// Waits for the rest of a check. Dropping the future loses nothing.
     pub(crate) async fn checked(&mut self, head: &FrameHead, check: &mut Check) -> Result<Frame> {
         let checked = check.outcome(&self.peer).await?;

@@ -75,7 +75,7 @@ pub struct Timeouts {
     /// Waiting for the next frame to begin (10 min).
     pub idle: Duration,
     /// How long a receiver looks for the next frame before it lets its thread sleep, while frames follow one another
-    /// closely (50 us): within one machine a small frame then takes a fraction of the time that waking a thread takes.
+    /// closely (100 us): within one machine a small frame then takes a fraction of the time that waking a thread takes.
     /// It costs a core up to so much after each frame that came soon after the one before; a quiet connection costs
     /// nothing. Other tasks get their turn between looks, and no more receivers of a process look at a time than there
     /// are cores. Zero: never.
@@ -89,7 +89,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(10),
             idle: Duration::from_secs(600),
-            busy_poll: Duration::from_micros(50),
+            busy_poll: Duration::from_micros(100),
             close: Duration::from_secs(10),
         }
     }

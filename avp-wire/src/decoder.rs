@@ -6,8 +6,8 @@ use core::mem;
 use bytes::Bytes;
 
 use crate::error::DecodeError;
-use crate::frame::{Frame, FrameHead, compare_checksums};
-use crate::header::{Flags, Header, to_usize};
+use crate::frame::{Frame, FrameHead};
+use crate::header::{Header, to_usize};
 use crate::limits::Limits;
 use crate::payload_buffer::PayloadBuffer;
 #[cfg(feature = "std")]
@@ -84,17 +84,13 @@ struct Settings {
 enum State {
     Header,
     Metadata(Header),
-    Payload(FrameHead, Option<Gathering>),
-    Discarding { header: Header, left: usize },
+    /// With what is there of a payload that does not come in one piece.
+    Payload(FrameHead, Option<PayloadBuffer>),
+    Discarding {
+        header: Header,
+        left: usize,
+    },
     Failed(DecodeError),
-}
-
-/// A payload that did not come in one piece.
-#[derive(Debug)]
-struct Gathering {
-    buffer: PayloadBuffer,
-    /// Where pieces are summed as they arrive.
-    checksum: Option<crc32fast::Hasher>,
 }
 
 impl FrameDecoder {
@@ -162,8 +158,8 @@ impl FrameDecoder {
     /// Drops the frame whose head was given: its payload passes by, neither kept nor summed, and the next frame
     /// follows. Without such a frame it does nothing.
     pub fn discard(&mut self) {
-        if let State::Payload(head, gathering) = &self.state {
-            let there = gathering.as_ref().map_or(0, |gathering| gathering.buffer.filled());
+        if let State::Payload(head, buffer) = &self.state {
+            let there = buffer.as_ref().map_or(0, PayloadBuffer::filled);
             let left = to_usize(head.payload_len_on_wire()).saturating_sub(there);
             self.state = State::Discarding { header: head.header, left };
         }
@@ -184,11 +180,10 @@ impl FrameDecoder {
                 let before = to_u64(Header::SIZE);
                 (before + u64::from(header.metadata_length), before + gathered)
             }
-            State::Payload(head, gathering) => {
-                let left = gathering.as_ref().map_or_else(
-                    || u64::from(head.payload_len_on_wire()),
-                    |gathering| to_u64(gathering.buffer.left()),
-                );
+            State::Payload(head, buffer) => {
+                let left = buffer
+                    .as_ref()
+                    .map_or_else(|| u64::from(head.payload_len_on_wire()), |buffer| to_u64(buffer.left()));
                 if left == 0 {
                     return Ok(());
                 }
@@ -236,54 +231,45 @@ impl FrameDecoder {
 
     /// The frame, once its payload is there as a whole.
     fn read_payload(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
-        let State::Payload(head, gathering) = &mut self.state else { return Ok(None) };
+        let State::Payload(head, buffer) = &mut self.state else { return Ok(None) };
         let len = to_usize(head.payload_len_on_wire());
         if input.is_empty() && len > 0 {
             // Nothing is taken before there is something to keep, and what comes next may be all of it.
             return Ok(None);
         }
-        if gathering.is_some() || input.len() < len {
-            let gathering = gathering.get_or_insert_with(|| self.settings.gather(head));
-            let piece = input.split_to(gathering.buffer.left().min(input.len()));
-            gathering.buffer.put(&piece);
-            if let Some(checksum) = &mut gathering.checksum {
-                checksum.update(&piece);
-            }
-            if gathering.buffer.left() > 0 {
+        if buffer.is_some() || input.len() < len {
+            let buffer = buffer.get_or_insert_with(|| self.settings.gather(head));
+            let piece = input.split_to(buffer.left().min(input.len()));
+            buffer.put(&piece);
+            if buffer.left() > 0 {
                 // The view is used up: let go of the buffer under it.
                 *input = Bytes::new();
                 return Ok(None);
             }
         }
-        let State::Payload(head, gathering) = mem::replace(&mut self.state, State::Header) else {
+        let State::Payload(head, buffer) = mem::replace(&mut self.state, State::Header) else {
             return Ok(None);
         };
-        match gathering {
-            Some(gathering) => self.settings.join_gathered(head, gathering),
-            None => self.settings.join(head, input.split_to(len)),
+        let checksum = buffer.as_ref().and_then(PayloadBuffer::checksum);
+        let payload = buffer.map_or_else(|| input.split_to(len), PayloadBuffer::finish);
+        match checksum {
+            Some(checksum) => head.into_summed(payload, checksum, &self.settings.limits),
+            None => self.settings.join(head, payload),
         }
         .map(Some)
     }
 }
 
 impl Settings {
-    fn gather(&self, head: &FrameHead) -> Gathering {
+    fn gather(&self, head: &FrameHead) -> PayloadBuffer {
         #[cfg(feature = "std")]
         let pool = self.pool.as_ref();
         #[cfg(feature = "std")]
         let buffer = pool.map_or_else(|| PayloadBuffer::new(head), |pool| PayloadBuffer::pooled(head, pool));
         #[cfg(not(feature = "std"))]
         let buffer = PayloadBuffer::new(head);
-        let checksum = self.sums_on_arrival(head).then(crc32fast::Hasher::new);
-        Gathering { buffer, checksum }
-    }
-
-    /// Whether pieces are summed one by one: the checksum is about the bytes on the wire.
-    fn sums_on_arrival(&self, head: &FrameHead) -> bool {
-        self.check == ChecksumCheck::AsBytesArrive
-            && self.limits.verify_checksum
-            && head.metadata.payload_checksum.is_some()
-            && !head.header.flags.contains(Flags::COMPRESSED)
+        let sums = self.check == ChecksumCheck::AsBytesArrive && head.sums_on_arrival(&self.limits);
+        if sums { buffer.summing() } else { buffer }
     }
 
     fn join(&self, head: FrameHead, payload: Bytes) -> Result<Frame, DecodeError> {
@@ -291,16 +277,6 @@ impl Settings {
             ChecksumCheck::AsBytesArrive => head.into_frame(payload, &self.limits),
             ChecksumCheck::Deferred => head.into_unverified(payload, &self.limits),
         }
-    }
-
-    fn join_gathered(&self, head: FrameHead, gathering: Gathering) -> Result<Frame, DecodeError> {
-        let Gathering { buffer, checksum } = gathering;
-        let Some(checksum) = checksum else { return self.join(head, buffer.finish()) };
-        let frame = head.into_unverified(buffer.finish(), &self.limits)?;
-        if let Some(expected) = frame.metadata.payload_checksum {
-            compare_checksums(expected, checksum.finalize())?;
-        }
-        Ok(frame)
     }
 }
 

@@ -161,6 +161,32 @@ impl FrameHead {
         Ok(frame)
     }
 
+    /// Whether the payload can be checked while it arrives: its checksum is there and to be verified, and is about the
+    /// bytes on the wire. [`PayloadBuffer::summing`](crate::PayloadBuffer::summing) does it.
+    #[must_use]
+    pub fn sums_on_arrival(&self, limits: &Limits) -> bool {
+        limits.verify_checksum
+            && self.metadata.payload_checksum.is_some()
+            && !self.header.flags.contains(Flags::COMPRESSED)
+    }
+
+    /// As [`into_frame`](Self::into_frame) for a payload that was summed as it arrived, without a pass over it.
+    ///
+    /// # Errors
+    /// As [`into_frame`](Self::into_frame).
+    pub fn into_summed(
+        self,
+        wire_payload: Bytes,
+        checksum: u32,
+        limits: &Limits,
+    ) -> Result<Frame, DecodeError> {
+        let frame = self.into_unverified(wire_payload, limits)?;
+        if let Some(expected) = frame.metadata.payload_checksum {
+            compare_checksums(expected, checksum)?;
+        }
+        Ok(frame)
+    }
+
     /// As [`into_frame`](Self::into_frame), without the pass over the payload that its checksum takes:
     /// [`Frame::verify_checksum`] makes up for it, at a better time or on another thread.
     ///
@@ -210,7 +236,7 @@ impl FrameHead {
     }
 }
 
-pub(crate) fn compare_checksums(expected: u32, got: u32) -> Result<(), DecodeError> {
+fn compare_checksums(expected: u32, got: u32) -> Result<(), DecodeError> {
     if expected == got { Ok(()) } else { Err(DecodeError::ChecksumMismatch { expected, got }) }
 }
 

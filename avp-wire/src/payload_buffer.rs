@@ -38,6 +38,7 @@ pub struct PayloadBuffer {
     filled: usize,
     len: usize,
     aligned_at: usize,
+    checksum: Option<crc32fast::Hasher>,
     #[cfg(feature = "std")]
     pool: Option<BufferPool>,
 }
@@ -64,6 +65,7 @@ impl PayloadBuffer {
             filled: 0,
             len,
             aligned_at,
+            checksum: None,
             #[cfg(feature = "std")]
             pool: None,
         }
@@ -80,7 +82,20 @@ impl PayloadBuffer {
         }
         let first_step = || pool.get_unfaulted(len.min(FIRST_STEP), aligned_at);
         let storage = Storage::Pooled(pool.get_warm(len, aligned_at).unwrap_or_else(first_step));
-        Self { storage, filled: 0, len, aligned_at, pool: Some(pool.clone()) }
+        Self { storage, filled: 0, len, aligned_at, checksum: None, pool: Some(pool.clone()) }
+    }
+
+    /// Sums the bytes as they arrive, while they are in the processor's cache; called before the first do.
+    /// [`FrameHead::sums_on_arrival`] says whether that is of use.
+    #[must_use]
+    pub fn summing(self) -> Self {
+        Self { checksum: Some(crc32fast::Hasher::new()), ..self }
+    }
+
+    /// CRC-32 of the bytes that have arrived, where they are [summed](Self::summing).
+    #[must_use]
+    pub fn checksum(&self) -> Option<u32> {
+        self.checksum.clone().map(crc32fast::Hasher::finalize)
     }
 
     /// Bytes of the whole payload.
@@ -133,7 +148,11 @@ impl PayloadBuffer {
 
     /// Says that `count` bytes were written to [`room`](Self::room).
     pub fn advance(&mut self, count: usize) {
-        self.filled = self.filled.saturating_add(count).min(self.storage.len());
+        let end = self.filled.saturating_add(count).min(self.storage.len());
+        if let Some(checksum) = &mut self.checksum {
+            checksum.update(self.storage.bytes().get(self.filled..end).unwrap_or_default());
+        }
+        self.filled = end;
     }
 
     /// The bytes that have arrived, as one view.
@@ -233,6 +252,21 @@ mod tests {
             }
             assert_eq!(buffer.finish(), source);
         }
+    }
+
+    #[test]
+    fn bytes_are_summed_as_they_arrive_whatever_the_split_and_the_steps() {
+        let source: Vec<u8> = (0..5 << 20).map(|i: u32| (i % 251) as u8).collect();
+        for piece in [99_999, 1 << 20, source.len()] {
+            let mut buffer = PayloadBuffer::new(&hidden(source.len())).summing();
+            let mut there = 0;
+            for piece in source.chunks(piece) {
+                there += buffer.put(piece);
+                assert_eq!(buffer.checksum(), Some(crc32fast::hash(&source[..there])));
+            }
+            assert_eq!(there, source.len());
+        }
+        assert_eq!(PayloadBuffer::new(&hidden(64)).checksum(), None);
     }
 
     #[test]

@@ -25,6 +25,16 @@ impl Filling {
         Self { buffer: PayloadBuffer::pooled(head, pool), _claim: claim }
     }
 
+    /// Sums the bytes as they arrive.
+    pub(super) fn summing(self) -> Self {
+        Self { buffer: self.buffer.summing(), ..self }
+    }
+
+    /// The sum of the bytes that have arrived, where they are summed.
+    pub(super) fn checksum(&self) -> Option<u32> {
+        self.buffer.checksum()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.buffer.len()
     }

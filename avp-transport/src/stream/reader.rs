@@ -212,6 +212,9 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
             return Ok(());
         };
         let mut filling = Filling::new(&head, claim, &self.pool);
+        if head.sums_on_arrival(&self.intake.limits) {
+            filling = filling.summing();
+        }
         let taken = filling.put(&self.ahead);
         self.ahead.advance(taken);
         self.stage = Stage::Filling(head, filling);
@@ -247,10 +250,15 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
     /// Makes the frame of a payload that is there.
     async fn check(&mut self) -> Result<Frame> {
         match std::mem::replace(&mut self.stage, Stage::Between) {
-            Stage::Filling(head, filling) => match self.intake.check(head, filling.finish()) {
-                Checking::Done(frame) => return frame,
-                Checking::Running(head, check) => self.stage = Stage::Checking(head, check),
-            },
+            Stage::Filling(head, filling) => {
+                if let Some(checksum) = filling.checksum() {
+                    return self.intake.summed(head, filling.finish(), checksum);
+                }
+                match self.intake.check(head, filling.finish()) {
+                    Checking::Done(frame) => return frame,
+                    Checking::Running(head, check) => self.stage = Stage::Checking(head, check),
+                }
+            }
             other => self.stage = other,
         }
         let Stage::Checking(head, check) = &mut self.stage else {
