@@ -309,7 +309,10 @@ async fn another_user_is_refused_by_both_sides_unless_it_is_listed() {
         assert_eq!(error.code(), ErrorCode::Unauthorized);
         assert_eq!((trusting.is_ok(), accepted.is_ok()), (connects, connects));
         if let Err(error) = trusting {
-            assert!(matches!(error, TransportError::Incompatible(Incompatible::NotLetIn { code: 509, .. })));
+            assert!(
+                matches!(error, TransportError::Incompatible(Incompatible::NotLetIn { code: 509, .. })),
+                "{error}"
+            );
         }
     }
 }

@@ -61,12 +61,14 @@ pub(super) async fn greet(socket: UnixStream, path: &Path, options: &Options) ->
     let mut ends = Ends::of(socket, path, options)?;
     ends.process.check(&ends.peer, options)?;
     let ours = Greeting { mode: options.shm.mode, refusal: 0, peer_arena: options.shm.peer_arena };
-    ends.send(ours, None).await?;
-    let (theirs, channel) = ends.receive().await?;
-    if theirs.refusal != 0 {
-        let peer = ends.peer.to_string();
-        return Err(Incompatible::NotLetIn { peer, code: theirs.refusal }.into());
+    // A listener that refuses may have closed before this arrives; what it said is there all the same.
+    let sent = ends.send(ours, None).await;
+    let received = ends.receive().await;
+    if let Ok((Greeting { refusal: code @ 1.., .. }, _)) = received {
+        return Err(Incompatible::NotLetIn { peer: ends.peer.to_string(), code }.into());
     }
+    sent?;
+    let (theirs, channel) = received?;
     if options.shm.mode == ShmMode::Sealed && theirs.mode == ShmMode::Pooled {
         return Err(ends.fault(ShmFault::Malformed));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, Metadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -39,7 +39,8 @@ pub enum Attack {
     TinyFrames,
     /// Connections that are given up while they come about, or right after.
     OpenAndCancel,
-    /// HTTP requests as fast as they are answered. Over other transports nothing.
+    /// HTTP requests as fast as they are answered, from another address of loopback (Linux has more than one). Over other
+    /// transports nothing.
     Requests,
 }
 
@@ -212,7 +213,10 @@ async fn requests(target: Arc<Target>) {
 
 async fn request_often(target: &Target) -> std::io::Result<()> {
     let Some(address) = socket_of(&target.url).await? else { return std::future::pending().await };
-    let mut stream = TcpStream::connect(address).await?;
+    // From an address of its own: requests are limited by address.
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 2], 0).into())?;
+    let mut stream = socket.connect(address).await?;
     target.connected();
     let request = format!("GET /health HTTP/1.1\r\nhost: {address}\r\n\r\n");
     let mut answer = [0; 4096];
