@@ -1,12 +1,10 @@
 //! How an HTTP listener shuts down.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::config;
+use crate::web::{client, dial, serve, service};
 use avp_handshake::Session;
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
@@ -14,12 +12,10 @@ use avp_transport::{
     HttpServerOptions, IoFault, Listener, Options, TransportError, TransportUrl,
 };
 use avp_wire::Frame;
-use common::config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-use web::{client, dial, serve, service};
 
 /// More than anything here takes, less than the deadlines that are not meant.
 const A_WHILE: Duration = Duration::from_secs(5);

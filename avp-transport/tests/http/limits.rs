@@ -1,17 +1,13 @@
 //! What an HTTP client can use up, and what ends its connection.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::time::Duration;
 
+use crate::web::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{Listener, Options};
 use avp_wire::{EncodeOptions, Frame, Metadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use web::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 
 const FRAME: &str = "Content-Type: application/avp+binary";
 

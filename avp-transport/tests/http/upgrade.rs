@@ -1,23 +1,19 @@
 //! Connections over HTTP: the upgrade, and servers that do not know it.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::config;
+use crate::web::{dial, parts, serve, talk};
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
     BearerTokens, HttpClient, HttpServerOptions, Incompatible, Listener, Options, PeerFault, Token,
     TransportError, TransportUrl, connect, negotiate_client, negotiate_server,
 };
 use avp_wire::ErrorCode;
-use common::config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use web::{dial, parts, serve, talk};
 
 const ASK: &str =
     "GET /avp/v2/connect HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: avp/1\r\n";

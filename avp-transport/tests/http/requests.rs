@@ -1,12 +1,10 @@
 //! The HTTP binding: what is answered to whom, by hand over sockets and through the client.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{config, secure_client, secure_server};
+use crate::web::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 use avp_handshake::TextMessage;
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
@@ -14,11 +12,9 @@ use avp_transport::{
     MetricsText, Options, Token, TransportError, connect,
 };
 use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame};
-use common::{config, secure_client, secure_server};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use web::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 
 const FRAME: &str = "Content-Type: application/avp+binary";
 const JSON: &str = "Content-Type: application/json";
@@ -171,7 +167,7 @@ async fn tls_clients_get_the_protocol_that_they_offer() {
         [(vec!["h2", "http/1.1"], "h2"), (vec!["http/1.1"], "http/1.1"), (vec!["http/1.1", "h2"], "h2")]
     {
         let mut roots = rustls::RootCertStore::empty();
-        for certificate in common::authority_der() {
+        for certificate in crate::common::authority_der() {
             roots.add(certificate).unwrap();
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -192,11 +188,11 @@ async fn tls_clients_get_the_protocol_that_they_offer() {
 #[tokio::test]
 async fn a_client_certificate_names_the_peer_of_a_request_and_keeps_its_session() {
     let mut options = secure_server(Options::default());
-    options.tls.authorities = Some(common::authorities());
+    options.tls.authorities = Some(crate::common::authorities());
     let url = "https://127.0.0.1:0".parse().unwrap();
     let listener = HttpListener::serve(&url, options, service(true)).await.unwrap();
     let mut options = secure_client(Options::default());
-    options.tls.certificate = Some(common::certificate(&common::issue(&["alice.example"])));
+    options.tls.certificate = Some(crate::common::certificate(&crate::common::issue(&["alice.example"])));
     let session = client(&listener, options.clone()).handshake(config("client")).await.unwrap();
     let mut frame = sample(1, 10);
     frame.metadata.session_id = session.established.session.id.to_string();
@@ -228,7 +224,7 @@ async fn a_token_is_asked_for_before_a_body_is_read_and_names_the_session() {
     let tokens = BearerTokens::new().with("alice", &token("s3cret")).with("bob", &token("hunter2"));
     options.authorize = Some(Arc::new(tokens));
     let mut http = HttpServerOptions::default();
-    let agent = HttpAgent::new(config("server"), web::Echo { takes_text: true }).unwrap();
+    let agent = HttpAgent::new(config("server"), crate::web::Echo { takes_text: true }).unwrap();
     http.service = Some(Arc::new(agent.require_session()));
     let listener = serve(options, http).await;
     for shown in ["", "Authorization: Bearer guess\r\n", "Authorization: Basic s3cret\r\n"] {
