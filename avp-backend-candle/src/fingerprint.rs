@@ -23,7 +23,7 @@ pub(crate) fn of_weights(paths: &[&Path], options: &LoadOptions) -> Result<Strin
     fingerprint.map(|f| f.to_string()).map_err(|e| match e {
         FingerprintError::Io { path, source } => BackendError::Io { path, source },
         FingerprintError::Header { path, source } => {
-            invalid(&path, format!("is not a sound safetensors file: {source}"))
+            invalid(&path, format!("is not a whole safetensors file ({source}); download it again"))
         }
         FingerprintError::Changed { path } => invalid(&path, "changed while it was read; try again"),
         other => invalid(paths.first().unwrap_or(&Path::new("model.safetensors")), other.to_string()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use avp_transport::{IoFault, TransportError};
+use avp_transport::{Deadline, IoFault, LimitExceeded, TransportError};
 
 use crate::peer::AskError;
 
@@ -24,7 +24,7 @@ impl Default for Retry {
 
 impl Retry {
     /// Runs `attempt`, which connects and asks or hands over, until it succeeds or fails for another reason than its
-    /// connection. An address that cannot be reached at first is not tried again.
+    /// connection. An address where nobody can be reached, or nobody says a word, at first is not tried again.
     ///
     /// # Errors
     /// The last error.
@@ -47,8 +47,12 @@ impl Retry {
 fn is_unreachable(error: &AskError) -> bool {
     matches!(
         error,
-        AskError::Transport(TransportError::Io(
-            IoFault::Unreachable { .. } | IoFault::Lookup { .. } | IoFault::Bind { .. }
-        ))
+        AskError::Transport(
+            TransportError::Io(IoFault::Unreachable { .. } | IoFault::Lookup { .. } | IoFault::Bind { .. })
+                | TransportError::Limit(LimitExceeded::Deadline {
+                    which: Deadline::Connect | Deadline::Handshake,
+                    ..
+                })
+        )
     )
 }
