@@ -42,8 +42,9 @@ use crate::url::{Scheme, TransportUrl};
 
 /// Beyond the deadlines, for a machine that is busy.
 const SLACK: Duration = Duration::from_secs(3);
-/// How long tasks and sockets may take to end after their owners.
-const SETTLING: Duration = Duration::from_secs(10);
+/// How long tasks and sockets may take to end after their owners: QUIC drains a connection for three probe timeouts, and
+/// stalls make those long.
+const SETTLING: Duration = Duration::from_secs(30);
 
 /// A run of transfers through faults.
 #[derive(Clone, Debug)]
