@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use avp_transport::testing::{Attack, Ends, Reached, Service, honest_transfer, open_files_limit, resident};
-use avp_transport::{Incompatible, Options, Scheme, TransportError, TransportUrl};
+use avp_transport::{Incompatible, IoFault, Options, Scheme, TransportError, TransportUrl};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
@@ -32,17 +32,17 @@ fn urls(folder: &TempDir) -> Vec<TransportUrl> {
     urls.iter().map(|url| url.parse().unwrap()).collect()
 }
 
-/// A transfer of a client that comes again where too many requests come from its address, which it shares with the attacker.
+/// A transfer of a client that comes again, as `avp ask` does: where too many requests come from its address, which it shares
+/// with the attacker, or where its connection had to make room.
 async fn patient_transfer(url: &TransportUrl, options: &Options) -> Result<(), TransportError> {
     loop {
         match honest_transfer(url, options, 1 << 20).await {
             Err(TransportError::Incompatible(Incompatible::Refused { refusal, .. }))
-                if refusal.status == 429 =>
-            {
-                sleep(Duration::from_millis(100)).await;
-            }
+                if refusal.status == 429 => {}
+            Err(TransportError::Io(IoFault::Broken { .. })) => {}
             outcome => return outcome.map(drop),
         }
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
