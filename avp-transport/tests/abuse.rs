@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use avp_transport::testing::{Attack, Ends, Reached, Service, honest_transfer, open_files_limit, resident};
-use avp_transport::{Incompatible, IoFault, Options, Scheme, TransportError, TransportUrl};
+use avp_transport::{Incompatible, IoFault, Options, PeerFault, Scheme, TransportError, TransportUrl};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
@@ -40,6 +40,7 @@ async fn patient_transfer(url: &TransportUrl, options: &Options) -> Result<(), T
             Err(TransportError::Incompatible(Incompatible::Refused { refusal, .. }))
                 if refusal.status == 429 => {}
             Err(TransportError::Io(IoFault::Broken { .. })) => {}
+            Err(TransportError::Peer(PeerFault::ClosedInHandshake { .. })) => {}
             outcome => return outcome.map(drop),
         }
         sleep(Duration::from_millis(100)).await;
