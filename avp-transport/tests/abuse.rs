@@ -89,8 +89,12 @@ fn an_honest_client_gets_through(attack: Attack) {
             // Each connection that a client gives up over QUIC keeps an endpoint of its own until it has drained.
             let attackers_own = (attack, url.scheme()) == (Attack::OpenAndCancel, Scheme::Quic);
             assert!(grown < MEMORY || attackers_own, "{url} beside {attack:?}: {} MiB more", grown >> 20);
-            let attempts = reached.connections.load(Ordering::Relaxed) + reached.sent.load(Ordering::Relaxed);
-            assert!(attempts > 0, "{url}: {attack:?} did not attack");
+            // Given up within 2 ms, none of them may come about.
+            let attempts = match attack {
+                Attack::OpenAndCancel => &reached.sent,
+                _ => &reached.connections,
+            };
+            assert!(attempts.load(Ordering::Relaxed) > 0, "{url}: {attack:?} did not attack");
         }
     });
 }
