@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use crate::connection::{Connection, Peer, PeerAddress};
-use crate::error::{Incompatible, IoFault, TransportError};
+use crate::error::{Incompatible, TransportError};
 use crate::half_open::{HalfOpenGate, PeerKey};
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
@@ -96,8 +96,7 @@ fn tcp_connection(
     options: &Options,
     side: Side,
 ) -> Result<Connection> {
-    // Frames are written whole; waiting for more to fill a segment only adds delay.
-    stream.set_nodelay(true).map_err(|source| IoFault::Broken { peer: address.to_string(), source })?;
+    socket::tune(&stream, address)?;
     let (read, write) = stream.into_split();
     let peer = Peer::at(PeerAddress::Socket(address));
     let meter = Meter::connection(Scheme::Tcp, side, &peer);

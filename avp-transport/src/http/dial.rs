@@ -40,7 +40,7 @@ pub(super) async fn reach(url: &TransportUrl, options: &Options, alpn: &[&[u8]])
         socket::check_loopback(&addresses, options)?;
     }
     let (stream, address) = socket::dial_any(url, &addresses).await?;
-    stream.set_nodelay(true).map_err(|source| IoFault::Broken { peer: address.to_string(), source })?;
+    socket::tune(&stream, address)?;
     let peer = Peer::at(PeerAddress::Socket(address));
     if !tls {
         return Ok(Reached { socket: Dialled::Plain(stream), peer, h2: false });

@@ -128,8 +128,8 @@ fn secured(
     options: &Options,
     side: Side,
 ) -> Result<Connection> {
-    let (socket, session) = stream.get_ref();
-    socket.set_nodelay(true).map_err(|source| IoFault::Broken { peer: address.to_string(), source })?;
+    let (tcp, session) = stream.get_ref();
+    socket::tune(tcp, address)?;
     let mut peer = Peer::at(PeerAddress::Socket(address));
     if session.alpn_protocol() != Some(ALPN) {
         return Err(Incompatible::Tls { peer: peer.to_string(), fault: TlsFault::NoProtocol }.into());

@@ -27,6 +27,7 @@ use super::{Closing, Shared};
 use crate::budget::MemoryBudget;
 use crate::connection::{Peer, PeerAddress};
 use crate::half_open::{HalfOpen, PeerKey};
+use crate::socket;
 use crate::tls::{accept, identity};
 
 /// What every HTTP/2 connection starts with.
@@ -100,7 +101,7 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Sh
     let pushed_out = place.pushed_out();
     let mut until = closing.clone();
     let serving = async {
-        if stream.set_nodelay(true).is_err() {
+        if socket::tune(&stream, address).is_err() {
             return;
         }
         let peer = Peer::at(PeerAddress::Socket(address));
