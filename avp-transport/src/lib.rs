@@ -33,6 +33,7 @@ mod open;
 mod options;
 mod patience;
 mod quic;
+mod receiver;
 mod shm;
 mod socket;
 mod stream;

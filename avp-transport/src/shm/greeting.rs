@@ -15,7 +15,7 @@ use super::fault::ShmFault;
 use super::lending::Lending;
 use super::link::{self, Incoming};
 use super::options::ShmMode;
-use super::receiver::ShmReceiver;
+use super::receiver::ShmInbox;
 use super::returns::Returns;
 use super::sender::ShmSender;
 use super::socket::Socket;
@@ -190,7 +190,7 @@ impl Ends {
         let sender =
             ShmSender::new(self.socket, Arc::clone(&lending), mode, peer.clone(), options, meter.clone());
         let returns = Arc::new(Returns::new(channel));
-        let receiver = ShmReceiver::new(self.incoming, returns, mode, peer, options, meter.clone());
+        let receiver = ShmInbox::receiver(self.incoming, returns, mode, peer, options, meter.clone());
         let mut options = options.clone();
         if mode == ShmMode::Pooled {
             // Buffers that callers fill to send them lie where the peer can see them.
