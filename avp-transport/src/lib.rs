@@ -34,6 +34,7 @@ mod options;
 mod patience;
 mod quic;
 mod receiver;
+mod sender;
 mod shm;
 mod socket;
 mod stream;
