@@ -172,9 +172,10 @@ impl ShmInbox {
         token: u64,
     ) -> Result<(FrameHead, Place)> {
         let header = self.header(intake, Record::SIZE).await?;
+        let head = self.head(intake, header, Record::SIZE).await?;
+        // Not before the head is whole: sealed memory is found once, and a dropped future would lose it.
         let spot = self.segments.find(segment, offset, header.payload_len_on_wire());
-        let spot = spot.map_err(|fault| broke(intake, fault))?;
-        Ok((self.head(intake, header, Record::SIZE).await?, Place::Memory(spot, token)))
+        Ok((head, Place::Memory(spot.map_err(|fault| broke(intake, fault))?, token)))
     }
 
     /// The header that stands `at` bytes into what was read.
@@ -268,4 +269,45 @@ fn to_u64(len: usize) -> u64 {
 
 fn to_usize(len: impl TryInto<usize>) -> usize {
     len.try_into().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use avp_wire::{EncodeOptions, Frame, Metadata};
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+
+    use super::super::link::send;
+    use super::super::memory::sealed_copy;
+    use super::super::socket::Socket;
+    use super::*;
+    use crate::link::FrameReceiver;
+    use crate::url::Scheme;
+
+    #[tokio::test]
+    async fn a_future_dropped_within_a_head_loses_no_sealed_payload() {
+        let [(theirs, ours), (_words, channel)] = [(); 2].map(|()| {
+            let (left, right) = UnixStream::pair().unwrap();
+            (Socket::new(left).unwrap(), Socket::new(right).unwrap())
+        });
+        let (incoming, returns) = (Incoming::new(ours, Duration::ZERO), Arc::new(Returns::new(channel)));
+        let meter = Meter::requests(Scheme::SharedMemory);
+        let (mode, options) = (ShmMode::Sealed, Options::default());
+        let mut receiver = ShmInbox::receiver(incoming, returns, mode, "p".into(), &options, meter);
+
+        let metadata = Metadata { model_id: "m".into(), ..Metadata::default() };
+        let frame = Frame::new(metadata, vec![7; 100]);
+        let encoded = frame.encode(&EncodeOptions::default()).unwrap();
+        let (memory, size) = sealed_copy(&encoded.payload).unwrap();
+        send(&theirs, &Record::Segment { id: 0, size }.encode(), Some(&memory)).await.unwrap();
+        let record = Record::Payload { segment: 0, offset: 0, token: 0 }.encode();
+        let (start, rest) = encoded.head.split_at(Header::SIZE + 1);
+        send(&theirs, &[&record[..], start].concat(), None).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), receiver.recv()).await.is_err(), "the head is not whole");
+        send(&theirs, rest, None).await.unwrap();
+        let received = receiver.recv().await.unwrap().unwrap();
+        assert_eq!(received.payload, encoded.payload);
+    }
 }
