@@ -20,6 +20,19 @@ use crate::work::{Check, is_long_check};
 const TINY_IN_A_ROW: u32 = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// A payload that is there, and carries its claim on memory.
+pub(crate) struct Arrived {
+    pub(crate) payload: Bytes,
+    /// Its checksum, where it was summed as it arrived.
+    pub(crate) checksum: Option<u32>,
+}
+
+impl From<Bytes> for Arrived {
+    fn from(payload: Bytes) -> Self {
+        Self { payload, checksum: None }
+    }
+}
+
 /// How far the check of a payload is.
 pub(crate) enum Checking {
     Done(Result<Frame>),
@@ -67,6 +80,13 @@ impl Intake {
         self.restricted = None;
     }
 
+    /// Checks the first bytes of a header from the first one on, so that a peer of another protocol that waits for an
+    /// answer is found out.
+    pub(crate) fn opening(&self, bytes: &[u8]) -> Result<()> {
+        let is_avp = avp_wire::MAGIC.starts_with(bytes.get(..avp_wire::MAGIC.len()).unwrap_or(bytes));
+        if is_avp { Ok(()) } else { Err(self.not_avp(bytes)) }
+    }
+
     /// Checks the 12 bytes, before anything is read or kept on their word.
     pub(crate) fn header(&mut self, bytes: &[u8]) -> Result<Header> {
         let header = Header::decode(bytes, &self.limits).map_err(|error| self.head_error(bytes, error))?;
@@ -106,13 +126,15 @@ impl Intake {
     fn head_error(&self, bytes: &[u8], source: DecodeError) -> TransportError {
         let peer = self.peer.clone();
         match source {
-            DecodeError::BadMagic(_) => {
-                let first = bytes.iter().copied().take(Header::SIZE).collect();
-                PeerFault::NotAvp { peer, first }.into()
-            }
+            DecodeError::BadMagic(_) => self.not_avp(bytes),
             source if source.fault() == Fault::Limit => LimitExceeded::Frame { peer, source }.into(),
             source => PeerFault::MalformedHead { peer, source }.into(),
         }
+    }
+
+    fn not_avp(&self, bytes: &[u8]) -> TransportError {
+        let first = bytes.iter().copied().take(Header::SIZE).collect();
+        PeerFault::NotAvp { peer: self.peer.clone(), first }.into()
     }
 
     /// Claims memory for the frame; waits for earlier frames to be dropped.
@@ -121,12 +143,15 @@ impl Intake {
         Ok(self.meter.watch(Direction::Received, claim).await?)
     }
 
-    /// Checks a payload, which carries its claim on memory, and makes the frame: at once, or on a blocking thread
-    /// where that may take long. An error here costs this frame only, unless the peer has sent too many of the kind.
-    pub(crate) fn check(&mut self, head: FrameHead, payload: Bytes) -> Checking {
-        if !is_long_check(&head, &payload, &self.limits) {
+    /// Checks a payload and makes the frame: at once, or on a blocking thread where that may take long. An error here
+    /// costs this frame only, unless the peer has sent too many of the kind.
+    pub(crate) fn check(&mut self, head: FrameHead, Arrived { payload, checksum }: Arrived) -> Checking {
+        if checksum.is_some() || !is_long_check(&head, &payload, &self.limits) {
             let (kind, bytes) = (head.kind(), head.header.frame_len());
-            let checked = head.into_frame(payload, &self.limits);
+            let checked = match checksum {
+                Some(checksum) => head.into_summed(payload, checksum, &self.limits),
+                None => head.into_frame(payload, &self.limits),
+            };
             return Checking::Done(self.judge(checked, kind, bytes, false));
         }
         let mut limits = self.limits.clone();
@@ -138,13 +163,6 @@ impl Intake {
             limits.memory_budget = self.account.memory.free().min(most);
         }
         Checking::Running(head.clone(), Check::start(head, payload, limits))
-    }
-
-    /// As [`check`](Self::check) for a payload that was summed as it arrived.
-    pub(crate) fn summed(&mut self, head: FrameHead, payload: Bytes, checksum: u32) -> Result<Frame> {
-        let (kind, bytes) = (head.kind(), head.header.frame_len());
-        let checked = head.into_summed(payload, checksum, &self.limits);
-        self.judge(checked, kind, bytes, false)
     }
 
     /// Waits for the rest of a check. Dropping the future loses nothing.
@@ -186,11 +204,6 @@ impl Intake {
                 })
             }
         }
-    }
-
-    /// Counts what a receiver gives to its caller where that is the peer's fault.
-    pub(crate) fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
-        self.meter.faulted(outcome)
     }
 
     /// Counts a frame that the caller refused.

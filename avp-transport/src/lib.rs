@@ -33,6 +33,8 @@ mod open;
 mod options;
 mod patience;
 mod quic;
+mod receiver;
+mod sender;
 mod shm;
 mod socket;
 mod stream;

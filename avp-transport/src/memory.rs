@@ -5,19 +5,19 @@ use std::io;
 use std::sync::{Arc, LazyLock, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use avp_wire::{EncodedFrame, Frame, FrameHead, Header};
+use avp_wire::{EncodedFrame, FrameHead, Header};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Deadline, Incompatible, IoFault, LimitExceeded, TransportError, UsageError};
 use crate::idle::IdleWait;
-use crate::intake::{Checking, Intake};
-use crate::link::{BoxFuture, Connector, FrameReceiver, FrameSender, Listener, Result};
+use crate::intake::{Arrived, Intake};
+use crate::link::{BoxFuture, Connector, FrameSender, Listener, Result};
 use crate::options::Options;
+use crate::receiver::{Inbox, Receiver};
 use crate::telemetry::{Direction, Meter, Side, connecting};
 use crate::url::{Scheme, TransportUrl};
-use crate::work::Check;
 
 /// Frames on their way in one direction.
 const QUEUE_FRAMES: usize = 64;
@@ -57,12 +57,8 @@ fn join(name: &str, left: &Options, right: &Options) -> (Connection, Connection)
             patience: options.limits.frame_timeout,
             meter: meter.clone(),
         };
-        let receiver = MemoryReceiver {
-            queue: rx,
-            intake: Intake::new(peer.to_string(), options, meter.clone()),
-            idle: IdleWait::new(&options.timeouts),
-            stage: Stage::Between,
-        };
+        let inbox = MemoryInbox { queue: rx, idle: IdleWait::new(&options.timeouts) };
+        let receiver = Receiver::over(inbox, Intake::new(peer.to_string(), options, meter.clone()));
         Connection::metered(peer, Box::new(sender), Box::new(receiver), options, meter)
     };
     (end(left_tx, left_rx, left, Side::Client), end(right_tx, right_rx, right, Side::Server))
@@ -234,125 +230,38 @@ impl FrameSender for MemorySender {
     }
 }
 
-#[derive(Debug)]
-struct MemoryReceiver {
+struct MemoryInbox {
     queue: mpsc::Receiver<Parcel>,
-    intake: Intake,
     idle: IdleWait,
-    stage: Stage,
 }
 
-// One per connection; boxing the head would cost an allocation per frame.
-#[allow(clippy::large_enum_variant)]
-#[derive(Debug)]
-enum Stage {
-    Between,
-    Judging(FrameHead, Parcel),
-    Checking(FrameHead, Check),
-    Ended,
-    Failed,
-}
+impl Inbox for MemoryInbox {
+    type Payload = Parcel;
 
-impl MemoryReceiver {
-    fn closed(&self) -> TransportError {
-        UsageError::Closed { peer: self.intake.peer.clone() }.into()
-    }
-
-    async fn await_head(&mut self) -> Result<bool> {
-        match self.stage {
-            Stage::Judging(..) | Stage::Checking(..) => return Ok(true),
-            Stage::Ended => return Ok(false),
-            Stage::Failed => return Err(self.closed()),
-            Stage::Between => {}
-        }
-        self.intake.give_way().await;
-        let Some(parcel) = self.idle.wait(&self.intake.peer, self.queue.recv()).await? else {
-            self.stage = Stage::Ended;
-            return Ok(false);
+    async fn next(&mut self, intake: &mut Intake) -> Result<Option<(FrameHead, Parcel)>> {
+        intake.give_way().await;
+        let Some(parcel) = self.idle.wait(&intake.peer, self.queue.recv()).await? else {
+            return Ok(None);
         };
-        self.stage = Stage::Failed;
-        let header = self.intake.header(&parcel.0.head)?;
-        let head = self.intake.head(header, parcel.0.head.get(Header::SIZE..).unwrap_or_default())?;
-        self.stage = Stage::Judging(head, parcel);
-        Ok(true)
+        let header = intake.header(&parcel.0.head)?;
+        let head = intake.head(header, parcel.0.head.get(Header::SIZE..).unwrap_or_default())?;
+        Ok(Some((head, parcel)))
     }
 
-    async fn take_payload(&mut self) -> Result<Frame> {
-        if let Stage::Judging(head, _) = &self.stage {
-            let claim = self.intake.claim(crate::stream::memory_of(head)).await?;
-            if let Stage::Judging(head, (frame, _share)) = std::mem::replace(&mut self.stage, Stage::Between)
-            {
-                match self.intake.check(head, claim.attach(frame.payload)) {
-                    Checking::Done(frame) => return self.taken(frame),
-                    Checking::Running(head, check) => self.stage = Stage::Checking(head, check),
-                }
-            }
-        }
-        let Stage::Checking(head, check) = &mut self.stage else {
-            return Err(self.no_head());
-        };
-        let frame = self.intake.checked(head, check).await;
-        self.taken(frame)
+    async fn take(
+        &mut self,
+        intake: &Intake,
+        head: &FrameHead,
+        (frame, _share): &mut Parcel,
+    ) -> Result<Arrived> {
+        let claim = intake.claim(crate::stream::memory_of(head)).await?;
+        Ok(claim.attach(std::mem::take(&mut frame.payload)).into())
     }
 
-    fn taken(&mut self, frame: Result<Frame>) -> Result<Frame> {
-        let lives = frame.as_ref().err().is_none_or(TransportError::is_recoverable);
-        self.stage = if lives { Stage::Between } else { Stage::Failed };
-        frame
-    }
+    fn refuse(&mut self, _: &FrameHead, _: Parcel) {}
 
-    fn no_head(&self) -> TransportError {
-        if matches!(self.stage, Stage::Failed) { self.closed() } else { UsageError::NoHead.into() }
-    }
-
-    fn drop_payload(&mut self) -> Result<()> {
-        if !matches!(self.stage, Stage::Judging(..) | Stage::Checking(..)) {
-            return Err(self.no_head());
-        }
-        self.stage = Stage::Failed;
-        self.intake.refused()?;
-        self.stage = Stage::Between;
+    async fn drain(&mut self, _: &Intake) -> Result<()> {
+        while self.queue.recv().await.is_some() {}
         Ok(())
-    }
-}
-
-impl FrameReceiver for MemoryReceiver {
-    fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
-        Box::pin(async move {
-            let there = self.await_head().await;
-            self.intake.counted(there)?;
-            match &self.stage {
-                Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
-                _ => Ok(None),
-            }
-        })
-    }
-
-    fn payload(&mut self) -> BoxFuture<'_, Result<Frame>> {
-        Box::pin(async move {
-            let frame = self.take_payload().await;
-            self.intake.counted(frame)
-        })
-    }
-
-    fn refuse(&mut self) -> BoxFuture<'_, Result<()>> {
-        let refused = self.drop_payload();
-        Box::pin(std::future::ready(self.intake.counted(refused)))
-    }
-
-    fn restrict(&mut self, bytes: u64) {
-        self.intake.restrict(bytes);
-    }
-
-    fn unrestrict(&mut self) {
-        self.intake.unrestrict();
-    }
-
-    fn drain(&mut self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            while self.queue.recv().await.is_some() {}
-            self.stage = Stage::Ended;
-            Ok(())
-        })
     }
 }

@@ -1,6 +1,7 @@
 //! Waiting with a deadline that a slow peer cannot stretch and a slow caller cannot use up.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -8,6 +9,8 @@ use std::time::Duration;
 use avp_wire::Limits;
 use tokio::time::{Instant, timeout};
 
+use crate::error::{Deadline, LimitExceeded, PeerFault, TransportError};
+use crate::link::Result;
 use crate::telemetry::{Direction, Meter};
 
 /// How long a peer may keep us waiting within one frame: a fixed allowance, and a second for each `min_rate` bytes
@@ -69,6 +72,46 @@ impl Patience {
         let _clock = Clock { start: Instant::now(), waited, meter, direction: *direction };
         timeout(left, future).await.ok()
     }
+
+    /// Takes in what a wait for one read gave, within a frame of which `got` of `expected` bytes are there. An error is
+    /// the end of the connection.
+    pub(crate) fn judge(
+        &mut self,
+        read: Option<io::Result<usize>>,
+        peer: &str,
+        got: usize,
+        expected: usize,
+    ) -> Result<()> {
+        match read {
+            Some(Ok(bytes @ 1..)) => {
+                self.moved(bytes);
+                Ok(())
+            }
+            Some(Err(source)) if source.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Some(Err(source)) => Err(TransportError::broken(peer.to_owned(), source)),
+            Some(Ok(_)) => {
+                let (peer, got, expected) = (peer.to_owned(), to_u64(got), to_u64(expected));
+                Err(PeerFault::Truncated { peer, got, expected }.into())
+            }
+            None => Err(self.exhausted(peer, Deadline::Receive, got, expected).into()),
+        }
+    }
+
+    /// That the peer has used up its time, within a frame of which `got` of `expected` bytes have moved.
+    pub(crate) fn exhausted(
+        &self,
+        peer: &str,
+        which: Deadline,
+        got: usize,
+        expected: usize,
+    ) -> LimitExceeded {
+        let (peer, after) = (peer.to_owned(), self.waited);
+        LimitExceeded::Deadline { peer, which, after, got: to_u64(got), expected: to_u64(expected) }
+    }
+}
+
+fn to_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
 }
 
 struct Clock<'a> {

@@ -21,26 +21,26 @@ pub(super) const TURN: usize = 256 << 10;
 /// How often an HTTP/2 peer that says nothing is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 
+/// hyper's two builders share no trait.
+macro_rules! http2_settings {
+    ($builder:expr) => {
+        $builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_SIZE)
+            .max_send_buf_size(BUFFER)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+    };
+}
+
 /// Settings of an HTTP/2 client.
 pub(crate) fn http2_client<E: Clone>(builder: &mut client::conn::http2::Builder<E>) {
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_SIZE)
-        .max_send_buf_size(BUFFER)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
+    http2_settings!(builder);
 }
 
 /// Settings of an HTTP/2 server.
 pub(crate) fn http2_server<E>(builder: &mut server::conn::http2::Builder<E>) {
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_SIZE)
-        .max_send_buf_size(BUFFER)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
+    http2_settings!(builder);
 }

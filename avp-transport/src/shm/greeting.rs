@@ -15,15 +15,16 @@ use super::fault::ShmFault;
 use super::lending::Lending;
 use super::link::{self, Incoming};
 use super::options::ShmMode;
-use super::receiver::ShmReceiver;
+use super::receiver::ShmInbox;
 use super::returns::Returns;
-use super::sender::ShmSender;
+use super::sender::ShmOutbox;
 use super::socket::Socket;
 use super::wire::{Greeting, MAX_INLINE};
 use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
+use crate::sender::Sender;
 use crate::telemetry::{Meter, Side};
 use crate::url::Scheme;
 
@@ -187,10 +188,10 @@ impl Ends {
         let budget = options.shm.arena.min(their_limit);
         let inline = options.shm.inline.min(MAX_INLINE);
         let lending = Arc::new(Lending::new(Arena::new(budget), budget, inline, Arc::clone(&channel)));
-        let sender =
-            ShmSender::new(self.socket, Arc::clone(&lending), mode, peer.clone(), options, meter.clone());
+        let outbox = ShmOutbox::new(self.socket, Arc::clone(&lending), mode);
+        let sender = Sender::over(outbox, peer.clone(), options, meter.clone());
         let returns = Arc::new(Returns::new(channel));
-        let receiver = ShmReceiver::new(self.incoming, returns, mode, peer, options, meter.clone());
+        let receiver = ShmInbox::receiver(self.incoming, returns, mode, peer, options, meter.clone());
         let mut options = options.clone();
         if mode == ShmMode::Pooled {
             // Buffers that callers fill to send them lie where the peer can see them.

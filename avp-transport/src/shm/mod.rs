@@ -5,7 +5,7 @@
 //! its own receiving side does. Each side sends from memory of its own, which the other can only read.
 //!
 //! - [`memory`]: segments of memory, and what is `unsafe` about them.
-//! - `arena`, `lending`: what the sending side allocates, and what is out at the peer.
+//! - `arena`, `placing`, `lending`: what the sending side allocates, where its payloads lie, and what is out at the peer.
 //! - `segments`, `returns`: the peer's memory, and what the receiving side says about payloads.
 //! - `wire`, `link`: records, and descriptors beside them.
 //! - `socket`, `supply`: waiting for the other side, asleep or awake.
@@ -28,6 +28,8 @@ mod memory;
 mod options;
 #[cfg(target_os = "linux")]
 mod path;
+#[cfg(target_os = "linux")]
+mod placing;
 #[cfg(target_os = "linux")]
 mod receiver;
 #[cfg(target_os = "linux")]

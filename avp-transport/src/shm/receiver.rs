@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use avp_wire::{BufferPool, Bytes, Flags, Frame, FrameHead, Header, PayloadBuffer};
+use avp_wire::{BufferPool, Bytes, Flags, FrameHead, Header, PayloadBuffer};
 
 use super::fault::ShmFault;
 use super::link::Incoming;
@@ -13,22 +13,21 @@ use super::returns::{Borrowed, Returns};
 use super::segments::{Segments, Spot};
 use super::supply::{Supply, broken};
 use super::wire::{MAX_INLINE, MAX_SEGMENTS, Record, Word};
-use crate::error::{IoFault, PeerFault, TransportError, UsageError};
+use crate::error::{IoFault, PeerFault, TransportError};
 use crate::idle::IdleWait;
-use crate::intake::{Checking, Intake};
-use crate::link::{BoxFuture, FrameReceiver, Result};
+use crate::intake::{Arrived, Intake};
+use crate::link::Result;
 use crate::options::Options;
 use crate::patience::Patience;
+use crate::receiver::{Inbox, Receiver};
 use crate::telemetry::{Direction, Meter};
-use crate::work::Check;
 
 /// Records between two frames: every segment may be retired, and new ones passed.
 const MAX_RECORDS: usize = 2 * MAX_SEGMENTS + 2;
 
-/// Everything read lives here and not in a future, so a dropped future loses nothing.
-pub(super) struct ShmReceiver {
+/// What was read from the socket and not used yet, and the peer's memory.
+pub(super) struct ShmInbox {
     supply: Supply,
-    intake: Intake,
     /// For payloads that come through the socket, and for copies.
     pool: BufferPool,
     mode: ShmMode,
@@ -37,234 +36,191 @@ pub(super) struct ShmReceiver {
     idle: IdleWait,
     /// Records since the last frame.
     records: usize,
-    stage: Stage,
-}
-
-// One per connection; boxing the head would cost an allocation per frame.
-#[allow(clippy::large_enum_variant)]
-#[derive(Debug)]
-enum Stage {
-    /// Before a head or a record.
-    Between,
-    /// The head is known, nothing of the payload is taken.
-    Judging(FrameHead, Place),
-    /// The payload is there and being checked.
-    Checking(FrameHead, Check),
-    /// So many bytes of a refused payload are still to come.
-    Skipping(usize),
-    /// The peer finished.
-    Ended,
-    /// Nothing more can be received.
-    Failed,
+    /// Bytes of a refused payload that are still to come.
+    skipping: usize,
 }
 
 /// Where the payload of a frame is; in memory with the token that it has.
-#[derive(Debug)]
-enum Place {
+pub(super) enum Place {
     Inline(usize),
     Memory(Spot, u64),
 }
 
-impl std::fmt::Debug for ShmReceiver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShmReceiver").field("peer", &self.intake.peer).finish_non_exhaustive()
-    }
-}
-
-impl ShmReceiver {
-    pub(super) fn new(
+impl ShmInbox {
+    pub(super) fn receiver(
         incoming: Incoming,
         returns: Arc<Returns>,
         mode: ShmMode,
         peer: String,
         options: &Options,
         meter: Meter,
-    ) -> Self {
+    ) -> Receiver<Self> {
         let patience = Patience::new(&options.limits, meter.clone(), Direction::Received);
-        Self {
+        let inbox = Self {
             supply: Supply::new(incoming, patience),
-            intake: Intake::new(peer, options, meter),
             pool: options.pool.clone(),
             mode,
             segments: Segments::new(mode, options.shm.peer_arena),
             returns,
             idle: IdleWait::new(&options.timeouts),
             records: 0,
-            stage: Stage::Between,
+            skipping: 0,
+        };
+        Receiver::over(inbox, Intake::new(peer, options, meter))
+    }
+}
+
+impl Inbox for ShmInbox {
+    type Payload = Place;
+
+    async fn next(&mut self, intake: &mut Intake) -> Result<Option<(FrameHead, Place)>> {
+        while self.begin(intake).await? {
+            if self.supply.bytes().first() != Some(&Record::FIRST) {
+                return self.inline(intake).await.map(Some);
+            }
+            self.supply.need(&intake.peer, Record::SIZE, Record::SIZE).await?;
+            let record = self.supply.bytes().first_chunk().map_or(Err(ShmFault::Malformed), Record::decode);
+            match record.map_err(|fault| broke(intake, fault))? {
+                Record::Payload { segment, offset, token } => {
+                    return self.in_memory(intake, segment, offset, token).await.map(Some);
+                }
+                record => self.note(intake, record)?,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn take(&mut self, intake: &Intake, head: &FrameHead, place: &mut Place) -> Result<Arrived> {
+        let claimed = match place {
+            Place::Inline(len) => {
+                self.supply.need(&intake.peer, *len, *len).await?;
+                crate::stream::memory_of(head)
+            }
+            // The whole memory stays mapped for as long as the payload is in use.
+            Place::Memory(spot, _) if self.mode == ShmMode::Sealed => spot.segment.len(),
+            Place::Memory(spot, _) => to_u64(spot.len),
+        };
+        let claim = intake.claim(claimed).await?;
+        Ok(claim.attach(self.payload_at(head, std::mem::replace(place, Place::Inline(0)))).into())
+    }
+
+    fn refuse(&mut self, _: &FrameHead, place: Place) {
+        match place {
+            Place::Inline(len) => self.skipping = len,
+            Place::Memory(_, token) => self.returns.say(Word::Released(token)),
         }
     }
 
-    fn fail<T>(&mut self, error: impl Into<TransportError>) -> Result<T> {
-        self.stage = Stage::Failed;
-        Err(error.into())
+    async fn skip(&mut self, intake: &Intake) -> Result<()> {
+        while self.skipping > 0 {
+            self.supply.need(&intake.peer, 1, self.skipping).await?;
+            let ready = self.supply.bytes().len().min(self.skipping);
+            self.supply.consume(ready);
+            self.skipping -= ready;
+        }
+        Ok(())
     }
 
-    fn fault<T>(&mut self, fault: ShmFault) -> Result<T> {
-        let peer = self.intake.peer.clone();
-        self.fail(PeerFault::SharedMemory { peer, fault })
-    }
-
-    /// Brings the stream to a head; `false` when the peer has finished.
-    async fn await_head(&mut self) -> Result<bool> {
+    async fn drain(&mut self, intake: &Intake) -> Result<()> {
+        // The peer may wait for memory that nobody will take from it.
+        self.returns.say(Word::Discarding);
         loop {
-            match self.stage {
-                Stage::Judging(..) | Stage::Checking(..) => return Ok(true),
-                Stage::Ended => return Ok(false),
-                Stage::Failed => return Err(UsageError::Closed { peer: self.intake.peer.clone() }.into()),
-                Stage::Skipping(_) => self.skip().await?,
-                Stage::Between => {
-                    if !self.begin().await? {
-                        self.stage = Stage::Ended;
-                        return Ok(false);
-                    }
-                    self.advance().await?;
-                }
+            match self.supply.discard().await {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(source) => return Err(broken(&intake.peer, source)),
             }
         }
     }
+}
 
+impl ShmInbox {
     /// Waits for the first byte of a frame or record; `false` when the peer has finished.
-    async fn begin(&mut self) -> Result<bool> {
+    async fn begin(&mut self, intake: &mut Intake) -> Result<bool> {
         if self.records == 0 {
             self.supply.be_patient();
         }
         if !self.supply.bytes().is_empty() {
-            self.intake.give_way().await;
+            intake.give_way().await;
             return Ok(true);
         }
         if self.supply.has_descriptors() {
-            return self.fault(ShmFault::ExtraDescriptor);
+            return Err(broke(intake, ShmFault::ExtraDescriptor));
         }
-        match self.idle.sleep(&self.intake.peer, self.supply.read()).await? {
+        match self.idle.sleep(&intake.peer, self.supply.read()).await? {
             Ok(bytes) => Ok(bytes > 0),
-            Err(source) => self.fail(broken(&self.intake.peer, source)),
+            Err(source) => Err(broken(&intake.peer, source)),
         }
     }
 
-    /// Takes one record, or one head.
-    async fn advance(&mut self) -> Result<()> {
-        if self.supply.bytes().first() != Some(&Record::FIRST) {
-            let header = self.header(0).await?;
-            let len = to_usize(header.payload_len_on_wire());
-            if len > MAX_INLINE {
-                return self.fault(ShmFault::LongInline { len: u64::from(header.payload_len_on_wire()) });
-            }
-            return self.head(header, 0, Place::Inline(len)).await;
+    /// A frame whose payload comes through the socket.
+    async fn inline(&mut self, intake: &mut Intake) -> Result<(FrameHead, Place)> {
+        let header = self.header(intake, 0).await?;
+        let len = header.payload_len_on_wire();
+        match to_usize(len) {
+            inline @ 0..=MAX_INLINE => Ok((self.head(intake, header, 0).await?, Place::Inline(inline))),
+            _ => Err(broke(intake, ShmFault::LongInline { len: u64::from(len) })),
         }
-        self.need(Record::SIZE, Record::SIZE).await?;
-        let record = self.supply.bytes().first_chunk().map_or(Err(ShmFault::Malformed), Record::decode);
-        match record {
-            Ok(Record::Payload { segment, offset, token }) => {
-                let header = self.header(Record::SIZE).await?;
-                match self.segments.find(segment, offset, header.payload_len_on_wire()) {
-                    Ok(spot) => self.head(header, Record::SIZE, Place::Memory(spot, token)).await,
-                    Err(fault) => self.fault(fault),
-                }
-            }
-            Ok(record) => self.note(record),
-            Err(fault) => self.fault(fault),
-        }
+    }
+
+    /// A frame whose payload lies where its record says.
+    async fn in_memory(
+        &mut self,
+        intake: &mut Intake,
+        segment: u32,
+        offset: u64,
+        token: u64,
+    ) -> Result<(FrameHead, Place)> {
+        let header = self.header(intake, Record::SIZE).await?;
+        let head = self.head(intake, header, Record::SIZE).await?;
+        // Not before the head is whole: sealed memory is found once, and a dropped future would lose it.
+        let spot = self.segments.find(segment, offset, header.payload_len_on_wire());
+        Ok((head, Place::Memory(spot.map_err(|fault| broke(intake, fault))?, token)))
     }
 
     /// The header that stands `at` bytes into what was read.
-    async fn header(&mut self, at: usize) -> Result<Header> {
+    async fn header(&mut self, intake: &mut Intake, at: usize) -> Result<Header> {
         let mut have = 0;
         while have < Header::SIZE {
             have = (have + 1).max(self.supply.bytes().len().saturating_sub(at)).min(Header::SIZE);
-            self.need(at + have, at + Header::SIZE).await?;
-            // Told from the first byte on, so that a peer of another protocol that waits for an answer is found out.
-            let bytes = self.supply.bytes().get(at..).unwrap_or_default();
-            if !avp_wire::MAGIC.starts_with(bytes.get(..have.min(2)).unwrap_or_default()) {
-                let first = bytes.iter().copied().take(Header::SIZE).collect();
-                let peer = self.intake.peer.clone();
-                return self.fail(PeerFault::NotAvp { peer, first });
-            }
+            self.supply.need(&intake.peer, at + have, at + Header::SIZE).await?;
+            intake.opening(self.supply.bytes().get(at..).unwrap_or_default())?;
         }
-        match self.intake.header(self.supply.bytes().get(at..).unwrap_or_default()) {
-            Ok(header) => Ok(header),
-            Err(error) => self.fail(error),
-        }
+        intake.header(self.supply.bytes().get(at..).unwrap_or_default())
     }
 
     /// The metadata of a header `at` bytes into what was read. Header and metadata are copies: the peer cannot reach them.
-    async fn head(&mut self, header: Header, at: usize, place: Place) -> Result<()> {
-        // Metadata cannot go beyond its frame; lenient limits let a header say so.
-        let metadata_len = to_usize(header.metadata_length.min(header.payload_length));
+    async fn head(&mut self, intake: &Intake, header: Header, at: usize) -> Result<FrameHead> {
         let start = at + Header::SIZE;
-        let end = start.saturating_add(metadata_len);
-        self.need(end, end).await?;
-        match self.intake.head(header, self.supply.bytes().get(start..end).unwrap_or_default()) {
-            Ok(head) => {
-                self.supply.consume(end);
-                self.records = 0;
-                self.stage = Stage::Judging(head, place);
-                Ok(())
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// Reads until `needed` bytes of `expected` are there.
-    async fn need(&mut self, needed: usize, expected: usize) -> Result<()> {
-        let read = self.supply.need(&self.intake.peer, needed, expected).await;
-        read.or_else(|error| self.fail(error))
+        let end = start.saturating_add(to_usize(header.metadata_length));
+        self.supply.need(&intake.peer, end, end).await?;
+        let head = intake.head(header, self.supply.bytes().get(start..end).unwrap_or_default())?;
+        self.supply.consume(end);
+        self.records = 0;
+        Ok(head)
     }
 
     /// Follows a record that stands alone.
-    fn note(&mut self, record: Record) -> Result<()> {
+    fn note(&mut self, intake: &Intake, record: Record) -> Result<()> {
         self.supply.consume(Record::SIZE);
         self.records += 1;
-        if self.records > MAX_RECORDS {
-            return self.fault(ShmFault::Churn);
-        }
-        match record {
-            Record::Segment { id, size } => self.map(id, size),
-            Record::Retire { id } => self.segments.retire(id).or_else(|fault| self.fault(fault)),
+        let noted = match record {
+            _ if self.records > MAX_RECORDS => Err(ShmFault::Churn),
+            Record::Segment { id, size } => return self.map(intake, id, size),
+            Record::Retire { id } => self.segments.retire(id),
             Record::Payload { .. } => Ok(()),
-        }
+        };
+        noted.map_err(|fault| broke(intake, fault))
     }
 
-    fn map(&mut self, id: u32, size: u64) -> Result<()> {
+    fn map(&mut self, intake: &Intake, id: u32, size: u64) -> Result<()> {
         let Some(descriptor) = self.supply.descriptor() else {
-            return self.fault(ShmFault::NoDescriptor);
+            return Err(broke(intake, ShmFault::NoDescriptor));
         };
-        match self.segments.map(id, size, &descriptor) {
-            Ok(()) => Ok(()),
-            Err(PeerMemoryError::Fault(fault)) => self.fault(fault),
-            Err(PeerMemoryError::System(source)) => self.fail(IoFault::SharedMemory { source }),
-        }
-    }
-
-    async fn take_payload(&mut self) -> Result<Frame> {
-        self.receive_inline().await?;
-        if let Stage::Judging(head, place) = &self.stage {
-            let claimed = match place {
-                Place::Inline(_) => crate::stream::memory_of(head),
-                // The whole memory stays mapped for as long as the payload is in use.
-                Place::Memory(spot, _) if self.mode == ShmMode::Sealed => spot.segment.len(),
-                Place::Memory(spot, _) => to_u64(spot.len),
-            };
-            let claim = self.intake.claim(claimed).await?;
-            if let Stage::Judging(head, place) = std::mem::replace(&mut self.stage, Stage::Between) {
-                let payload = self.payload_at(&head, place);
-                match self.intake.check(head, claim.attach(payload)) {
-                    Checking::Done(frame) => return self.taken(frame),
-                    Checking::Running(head, check) => self.stage = Stage::Checking(head, check),
-                }
-            }
-        }
-        let Stage::Checking(head, check) = &mut self.stage else {
-            return Err(self.no_head());
-        };
-        let frame = self.intake.checked(head, check).await;
-        self.taken(frame)
-    }
-
-    async fn receive_inline(&mut self) -> Result<()> {
-        match self.stage {
-            Stage::Judging(_, Place::Inline(len)) => self.need(len, len).await,
-            _ => Ok(()),
-        }
+        self.segments.map(id, size, &descriptor).map_err(|error| match error {
+            PeerMemoryError::Fault(fault) => broke(intake, fault),
+            PeerMemoryError::System(source) => IoFault::SharedMemory { source }.into(),
+        })
     }
 
     fn payload_at(&mut self, head: &FrameHead, place: Place) -> Bytes {
@@ -286,127 +242,18 @@ impl ShmReceiver {
             }
         }
     }
-
-    fn taken(&mut self, frame: Result<Frame>) -> Result<Frame> {
-        let lives = frame.as_ref().err().is_none_or(TransportError::is_recoverable);
-        self.stage = if lives { Stage::Between } else { Stage::Failed };
-        frame
-    }
-
-    fn no_head(&self) -> TransportError {
-        match self.stage {
-            Stage::Failed => UsageError::Closed { peer: self.intake.peer.clone() }.into(),
-            _ => UsageError::NoHead.into(),
-        }
-    }
-
-    async fn refuse_payload(&mut self) -> Result<()> {
-        let left = match &self.stage {
-            Stage::Judging(_, Place::Inline(len)) => *len,
-            Stage::Judging(_, Place::Memory(_, token)) => {
-                self.returns.say(Word::Released(*token));
-                0
-            }
-            Stage::Checking(..) => 0,
-            _ => return Err(self.no_head()),
-        };
-        self.stage = Stage::Skipping(left);
-        if let Err(error) = self.intake.refused() {
-            return self.fail(error);
-        }
-        self.skip().await
-    }
-
-    async fn skip(&mut self) -> Result<()> {
-        while let Stage::Skipping(left) = &mut self.stage {
-            let ready = self.supply.bytes().len().min(*left);
-            self.supply.consume(ready);
-            *left -= ready;
-            if *left == 0 {
-                self.stage = Stage::Between;
-                return Ok(());
-            }
-            let expected = *left;
-            self.need(1, expected).await?;
-        }
-        Ok(())
-    }
-
-    async fn drain_all(&mut self) -> Result<()> {
-        if matches!(self.stage, Stage::Ended) {
-            return Ok(());
-        }
-        // The peer may wait for memory that nobody will take from it.
-        self.returns.say(Word::Discarding);
-        self.stage = Stage::Failed;
-        loop {
-            match self.supply.discard().await {
-                Ok(0) => {
-                    self.stage = Stage::Ended;
-                    return Ok(());
-                }
-                Ok(_) => {}
-                Err(source) => return self.fail(broken(&self.intake.peer, source)),
-            }
-        }
-    }
 }
 
-impl Drop for ShmReceiver {
+impl Drop for ShmInbox {
     fn drop(&mut self) {
         // Whoever waits for this side to take something waits in vain.
         self.returns.close();
     }
 }
 
-impl FrameReceiver for ShmReceiver {
-    fn head(&mut self) -> BoxFuture<'_, Result<Option<&FrameHead>>> {
-        Box::pin(async move {
-            let there = self.await_head().await;
-            self.intake.counted(there)?;
-            match &self.stage {
-                Stage::Judging(head, _) | Stage::Checking(head, _) => Ok(Some(head)),
-                _ => Ok(None),
-            }
-        })
-    }
-
-    fn recv(&mut self) -> BoxFuture<'_, Result<Option<Frame>>> {
-        Box::pin(async move {
-            let there = self.await_head().await;
-            if !self.intake.counted(there)? {
-                return Ok(None);
-            }
-            let frame = self.take_payload().await;
-            self.intake.counted(frame).map(Some)
-        })
-    }
-
-    fn payload(&mut self) -> BoxFuture<'_, Result<Frame>> {
-        Box::pin(async move {
-            let frame = self.take_payload().await;
-            self.intake.counted(frame)
-        })
-    }
-
-    fn refuse(&mut self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            let refused = self.refuse_payload().await;
-            self.intake.counted(refused)
-        })
-    }
-
-    fn restrict(&mut self, bytes: u64) {
-        self.intake.restrict(bytes);
-    }
-
-    fn unrestrict(&mut self) {
-        self.intake.unrestrict();
-    }
-
-    fn drain(&mut self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.drain_all())
-    }
+/// That the peer broke the rules of shared memory.
+fn broke(intake: &Intake, fault: ShmFault) -> TransportError {
+    PeerFault::SharedMemory { peer: intake.peer.clone(), fault }.into()
 }
 
 /// The payload of `head`, from the start of `bytes`, in a buffer of this process.
@@ -422,4 +269,45 @@ fn to_u64(len: usize) -> u64 {
 
 fn to_usize(len: impl TryInto<usize>) -> usize {
     len.try_into().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use avp_wire::{EncodeOptions, Frame, Metadata};
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+
+    use super::super::link::send;
+    use super::super::memory::sealed_copy;
+    use super::super::socket::Socket;
+    use super::*;
+    use crate::link::FrameReceiver;
+    use crate::url::Scheme;
+
+    #[tokio::test]
+    async fn a_future_dropped_within_a_head_loses_no_sealed_payload() {
+        let [(theirs, ours), (_words, channel)] = [(); 2].map(|()| {
+            let (left, right) = UnixStream::pair().unwrap();
+            (Socket::new(left).unwrap(), Socket::new(right).unwrap())
+        });
+        let (incoming, returns) = (Incoming::new(ours, Duration::ZERO), Arc::new(Returns::new(channel)));
+        let meter = Meter::requests(Scheme::SharedMemory);
+        let (mode, options) = (ShmMode::Sealed, Options::default());
+        let mut receiver = ShmInbox::receiver(incoming, returns, mode, "p".into(), &options, meter);
+
+        let metadata = Metadata { model_id: "m".into(), ..Metadata::default() };
+        let frame = Frame::new(metadata, vec![7; 100]);
+        let encoded = frame.encode(&EncodeOptions::default()).unwrap();
+        let (memory, size) = sealed_copy(&encoded.payload).unwrap();
+        send(&theirs, &Record::Segment { id: 0, size }.encode(), Some(&memory)).await.unwrap();
+        let record = Record::Payload { segment: 0, offset: 0, token: 0 }.encode();
+        let (start, rest) = encoded.head.split_at(Header::SIZE + 1);
+        send(&theirs, &[&record[..], start].concat(), None).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), receiver.recv()).await.is_err(), "the head is not whole");
+        send(&theirs, rest, None).await.unwrap();
+        let received = receiver.recv().await.unwrap().unwrap();
+        assert_eq!(received.payload, encoded.payload);
+    }
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use super::ahead::Ahead;
 use super::fault::ShmFault;
 use super::link::Incoming;
-use crate::error::{Deadline, IoFault, LimitExceeded, PeerFault, TransportError};
+use crate::error::{PeerFault, TransportError};
 use crate::link::Result;
 use crate::patience::Patience;
 
@@ -64,19 +64,9 @@ impl Supply {
     pub(super) async fn need(&mut self, peer: &str, needed: usize, expected: usize) -> Result<()> {
         while self.ahead.bytes().len() < needed {
             let Self { incoming, ahead, descriptors, patience } = self;
-            let read = patience.wait(ahead.read(incoming, needed, descriptors)).await;
-            let (got, expected) = (to_u64(ahead.bytes().len()), to_u64(expected));
-            match read {
-                Some(Ok(bytes @ 1..)) => patience.moved(bytes),
-                Some(Ok(_)) => {
-                    return Err(PeerFault::Truncated { peer: peer.to_owned(), got, expected }.into());
-                }
-                Some(Err(source)) if source.kind() == io::ErrorKind::Interrupted => {}
-                Some(Err(source)) => return Err(broken(peer, source)),
-                None => {
-                    let (peer, which, after) = (peer.to_owned(), Deadline::Receive, patience.waited());
-                    return Err(LimitExceeded::Deadline { peer, which, after, got, expected }.into());
-                }
+            match patience.wait(ahead.read(incoming, needed, descriptors)).await {
+                Some(Err(source)) if is_excess(&source) => return Err(broken(peer, source)),
+                read => patience.judge(read, peer, ahead.bytes().len(), expected)?,
             }
         }
         Ok(())
@@ -86,12 +76,12 @@ impl Supply {
 /// A read failed: more descriptors than may come, or the connection broke.
 pub(super) fn broken(peer: &str, source: io::Error) -> TransportError {
     let peer = peer.to_owned();
-    if source.kind() == io::ErrorKind::InvalidData {
+    if is_excess(&source) {
         return PeerFault::SharedMemory { peer, fault: ShmFault::ExtraDescriptor }.into();
     }
-    IoFault::Broken { peer, source }.into()
+    TransportError::broken(peer, source)
 }
 
-fn to_u64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
+fn is_excess(source: &io::Error) -> bool {
+    source.kind() == io::ErrorKind::InvalidData
 }

@@ -14,7 +14,7 @@ pub(crate) fn memory_of(head: &FrameHead) -> u64 {
 
 /// A partly received payload.
 #[derive(Debug)]
-pub(super) struct Filling {
+pub(crate) struct Filling {
     buffer: PayloadBuffer,
     /// Held, and given back with the buffer.
     _claim: MemoryClaim,

@@ -8,10 +8,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{Connection, Peer};
 use crate::options::Options;
+use crate::sender::Sender;
 use crate::telemetry::{Carrier, Meter, Side};
 pub(crate) use filling::memory_of;
 pub(crate) use reader::StreamReceiver;
-use writer::StreamSender;
+use writer::StreamOutbox;
 
 /// Makes a connection of the two directions of a byte stream. For transports that are not built in, and for tests:
 /// give it the halves of [`tokio::io::duplex`].
@@ -33,7 +34,7 @@ where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let sender = StreamSender::new(write, peer.to_string(), options, meter.clone());
+    let sender = Sender::over(StreamOutbox::new(write), peer.to_string(), options, meter.clone());
     let receiver = StreamReceiver::new(read, peer.to_string(), options, meter.clone());
     Connection::metered(peer, Box::new(sender), Box::new(receiver), options, meter)
 }

@@ -1,9 +1,10 @@
 //! A TCP proxy, and how an address is led through it. What happens to the bytes is its relay's.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::task::{JoinHandle, JoinSet};
@@ -28,7 +29,19 @@ impl TcpProxy {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let task = tokio::spawn(accept(listener, target, Arc::new(relay)));
+        let relay = Arc::new(relay);
+        let serve = move |number, client: TcpStream| {
+            let relay = Arc::clone(&relay);
+            async move {
+                // A target that does not answer shows as a connection that closes.
+                let Ok(server) = TcpStream::connect(target).await else { return };
+                if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_ok() {
+                    relay(number, client, server).await;
+                }
+            }
+        };
+        let accept = move |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(client, _)| client);
+        let task = tokio::spawn(accept_all(accept, serve));
         Ok(Self { address, task })
     }
 
@@ -43,29 +56,23 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn accept<R, F>(listener: TcpListener, target: SocketAddr, relay: Arc<R>)
-where
-    R: Fn(u64, TcpStream, TcpStream) -> F + Send + Sync + 'static,
+/// Runs what `serve` makes of each connection, by its number, until accepting fails.
+pub(super) async fn accept_all<S, F>(
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
+    serve: impl Fn(u64, S) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     let mut number = 0;
     loop {
-        let client = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => client,
+        tokio::select! {
+            accepted = poll_fn(&mut accept) => match accepted {
+                Ok(client) => connections.spawn(serve(number, client)),
                 Err(_) => return,
             },
             Some(_) = connections.join_next() => continue,
         };
-        let relay = Arc::clone(&relay);
-        connections.spawn(async move {
-            // A target that does not answer shows as a connection that closes.
-            let Ok(server) = TcpStream::connect(target).await else { return };
-            if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_ok() {
-                relay(number, client, server).await;
-            }
-        });
         number += 1;
     }
 }

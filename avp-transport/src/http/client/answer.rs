@@ -17,7 +17,7 @@ use super::super::{FRAME_TYPE, HttpRefusal, MAX_JSON};
 use super::pool::{Lease, Pool};
 use crate::budget::MemoryBudget;
 use crate::connection::Peer;
-use crate::error::{Deadline, Incompatible, LimitExceeded, PeerFault, TransportError};
+use crate::error::{Deadline, Incompatible, PeerFault, TransportError};
 use crate::intake::Intake;
 use crate::link::{FrameReceiver, Result};
 use crate::options::Options;
@@ -154,9 +154,8 @@ impl Arriving {
                 Some(Ok(bytes)) => patience.moved(bytes),
                 Some(Err(source)) => return Err(TransportError::broken(peer, source)),
                 None => {
-                    let got = u64::try_from(text.len()).unwrap_or(u64::MAX);
-                    let (which, after) = (Deadline::Receive, patience.waited());
-                    return Err(LimitExceeded::Deadline { peer, which, after, got, expected: got }.into());
+                    let got = text.len();
+                    return Err(patience.exhausted(&peer, Deadline::Receive, got, got).into());
                 }
             }
             if text.len() > limit {

@@ -16,11 +16,12 @@ use rustix::net::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use super::plan::Plan;
 use super::stream::one_way;
 use crate::testing::dice::Dice;
+use crate::testing::proxy::accept_all;
 
 /// Descriptors that pass at once.
 const DESCRIPTORS: usize = 8;
@@ -43,7 +44,18 @@ impl UnixProxy {
         path.push(format!(".{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let path = PathBuf::from(path);
         let listener = UnixListener::bind(&path)?;
-        let task = tokio::spawn(accept(listener, target.to_owned(), draw));
+        let target = target.to_owned();
+        let serve = move |number, client| {
+            let (target, plans) = (target.clone(), draw(number));
+            async move {
+                // A target that does not answer shows as a connection that closes.
+                if let Ok(server) = UnixStream::connect(target).await {
+                    both_ways(client, server, plans).await;
+                }
+            }
+        };
+        let accept = move |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(client, _)| client);
+        let task = tokio::spawn(accept_all(accept, serve));
         Ok(Self { path, task })
     }
 
@@ -56,28 +68,6 @@ impl Drop for UnixProxy {
     fn drop(&mut self) {
         self.task.abort();
         let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-async fn accept(listener: UnixListener, target: PathBuf, draw: impl Fn(u64) -> [(Plan, Dice); 2]) {
-    let mut connections = JoinSet::new();
-    let mut number = 0;
-    loop {
-        let client = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => client,
-                Err(_) => return,
-            },
-            Some(_) = connections.join_next() => continue,
-        };
-        let (target, plans) = (target.clone(), draw(number));
-        connections.spawn(async move {
-            // A target that does not answer shows as a connection that closes.
-            if let Ok(server) = UnixStream::connect(target).await {
-                both_ways(client, server, plans).await;
-            }
-        });
-        number += 1;
     }
 }
 

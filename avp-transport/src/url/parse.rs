@@ -1,172 +1,9 @@
-//! Addresses: `avp+tcp://host:port` and its siblings choose the transport.
+//! Reading addresses, and what is wrong with a text that is none.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The transports that a URL can name. [`Scheme::available`] says which of them this build carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Scheme {
-    /// `avp+mem:name`: between tasks of one process.
-    Memory,
-    /// `avp+tcp://host:port`: plain TCP.
-    Tcp,
-    /// `avp+tls://host:port`: TCP under TLS 1.3.
-    Tls,
-    /// `avp+quic://host:port`: QUIC.
-    Quic,
-    /// `avp+shm:///path/to.sock`: shared memory, found through a Unix socket. Linux only.
-    SharedMemory,
-    /// `http://host[:port]`: the HTTP binding (docs/spec/http.md).
-    Http,
-    /// `https://host[:port]`: the HTTP binding under TLS.
-    Https,
-}
-
-impl Scheme {
-    /// Every scheme, in the order in which messages list them.
-    pub const ALL: [Self; 7] =
-        [Self::Memory, Self::Tcp, Self::Tls, Self::Quic, Self::SharedMemory, Self::Http, Self::Https];
-
-    /// The scheme as it stands in a URL, without the colon.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "avp+mem",
-            Self::Tcp => "avp+tcp",
-            Self::Tls => "avp+tls",
-            Self::Quic => "avp+quic",
-            Self::SharedMemory => "avp+shm",
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    /// How an address of this scheme is written.
-    #[must_use]
-    pub const fn form(self) -> &'static str {
-        match self {
-            Self::Memory => "avp+mem:NAME",
-            Self::Tcp => "avp+tcp://HOST:PORT",
-            Self::Tls => "avp+tls://HOST:PORT",
-            Self::Quic => "avp+quic://HOST:PORT",
-            Self::SharedMemory => "avp+shm:///PATH",
-            Self::Http => "http://HOST[:PORT]",
-            Self::Https => "https://HOST[:PORT]",
-        }
-    }
-
-    /// Whether certificates secure it.
-    #[must_use]
-    pub const fn is_secure(self) -> bool {
-        matches!(self, Self::Tls | Self::Quic | Self::Https)
-    }
-
-    /// Whether this build can connect and listen there.
-    #[must_use]
-    pub const fn available(self) -> bool {
-        match self {
-            Self::SharedMemory => cfg!(target_os = "linux"),
-            _ => true,
-        }
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A parsed address.
-///
-/// ```
-/// use avp_transport::TransportUrl;
-/// let url: TransportUrl = "avp+tcp://127.0.0.1:7700".parse()?;
-/// assert_eq!(url, TransportUrl::Tcp { host: "127.0.0.1".into(), port: 7700 });
-/// # Ok::<(), avp_transport::UrlError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TransportUrl {
-    /// `avp+mem:name`
-    Memory {
-        /// Name within this process.
-        name: String,
-    },
-    /// `avp+tcp://host:port`
-    Tcp {
-        /// Name or address, IPv6 without brackets.
-        host: String,
-        /// Port; 0 lets a listener take a free one.
-        port: u16,
-    },
-    /// `avp+tls://host:port`
-    Tls {
-        /// Name or address, IPv6 without brackets.
-        host: String,
-        /// Port.
-        port: u16,
-    },
-    /// `avp+quic://host:port`
-    Quic {
-        /// Name or address, IPv6 without brackets.
-        host: String,
-        /// Port.
-        port: u16,
-    },
-    /// `avp+shm:///path/to.sock`
-    SharedMemory {
-        /// Path of the Unix socket.
-        path: PathBuf,
-    },
-    /// `http://host[:port]` or `https://host[:port]`
-    Http {
-        /// Whether TLS is used.
-        tls: bool,
-        /// Name or address, IPv6 without brackets.
-        host: String,
-        /// Port, 80 or 443 where the URL says none.
-        port: u16,
-    },
-}
-
-impl TransportUrl {
-    /// The transport that this address names.
-    #[must_use]
-    pub const fn scheme(&self) -> Scheme {
-        match self {
-            Self::Memory { .. } => Scheme::Memory,
-            Self::Tcp { .. } => Scheme::Tcp,
-            Self::Tls { .. } => Scheme::Tls,
-            Self::Quic { .. } => Scheme::Quic,
-            Self::SharedMemory { .. } => Scheme::SharedMemory,
-            Self::Http { tls: false, .. } => Scheme::Http,
-            Self::Http { tls: true, .. } => Scheme::Https,
-        }
-    }
-}
-
-impl fmt::Display for TransportUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.scheme();
-        match self {
-            Self::Memory { name } => write!(f, "{scheme}:{name}"),
-            Self::SharedMemory { path } => write!(f, "{scheme}://{}", path.display()),
-            Self::Tcp { host, port }
-            | Self::Tls { host, port }
-            | Self::Quic { host, port }
-            | Self::Http { host, port, .. } => {
-                if host.contains(':') {
-                    write!(f, "{scheme}://[{host}]:{port}")
-                } else {
-                    write!(f, "{scheme}://{host}:{port}")
-                }
-            }
-        }
-    }
-}
+use super::{Scheme, TransportUrl};
 
 impl FromStr for TransportUrl {
     type Err = UrlError;
@@ -240,53 +77,14 @@ fn split_scheme(text: &str) -> Result<(Scheme, &str), UrlError> {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
     // `localhost:7700` and `127.0.0.1:7700` are hosts, not schemes.
     let looks_like_port = !rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit());
-    let lower = name.to_ascii_lowercase();
-    if let Some(scheme) = Scheme::ALL.into_iter().find(|scheme| scheme.as_str() == lower) {
+    if let Some(scheme) = Scheme::named(name) {
         return Ok((scheme, rest));
     }
     if !looks_like_scheme || looks_like_port {
         return Err(no_scheme());
     }
-    let meant = Scheme::ALL
-        .into_iter()
-        .map(|scheme| (distance(&lower, scheme.as_str()), scheme))
-        .chain(
-            Scheme::ALL
-                .into_iter()
-                .map(|scheme| (distance(&lower, scheme.as_str().trim_start_matches("avp+")), scheme)),
-        )
-        .filter(|&(edits, _)| edits <= 2)
-        .min_by_key(|&(edits, _)| edits)
-        .map(|(_, scheme)| scheme);
-    Err(UrlError::UnknownScheme { url: text.to_owned(), scheme: name.to_owned(), meant })
-}
-
-/// Edits (insert, delete, replace, reorder) between two short words.
-fn distance(a: &str, b: &str) -> usize {
-    let sorted = |word: &str| {
-        let mut letters = word.as_bytes().to_vec();
-        letters.sort_unstable();
-        letters
-    };
-    // `tsl` is a slip of `tls`, not of `tcp`.
-    if a != b && sorted(a) == sorted(b) {
-        return 1;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut corner = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let up = *cell;
-            left = (corner + usize::from(x != y)).min(up + 1).min(left + 1);
-            corner = up;
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(a.len())
+    let (url, scheme, meant) = (text.to_owned(), name.to_owned(), Scheme::meant_by(name));
+    Err(UrlError::UnknownScheme { url, scheme, meant })
 }
 
 fn memory(url: &str, name: &str) -> Result<TransportUrl, UrlError> {
