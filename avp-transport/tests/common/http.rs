@@ -1,5 +1,4 @@
 //! What the tests of the HTTP binding share: an agent that answers, and clients that speak by hand.
-#![allow(dead_code)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::common::config;
+use super::config;
 
 /// Says what came, and sends frames to `back` back.
 #[derive(Debug)]

@@ -1,8 +1,4 @@
 //! Peers that break the rules of docs/spec/shm.md: each is a typed error, and never a crash, a hang or a leak.
-#![cfg(target_os = "linux")]
-
-#[path = "common/raw_shm.rs"]
-mod raw;
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -14,9 +10,10 @@ use avp_transport::{
     Deadline, LimitExceeded, Options, PeerFault, ShmFault, ShmMode, TransportError, connect,
 };
 use avp_wire::{Bytes, Compression, EncodeOptions, ErrorCode, Frame, Metadata};
-use raw::{FIXED, PAGE, Place, Raw, frame, memory, place, record, url};
 use rustix::fs::{FallocateFlags, SealFlags};
 use tokio::time::timeout;
+
+use crate::common::raw_shm::{self, FIXED, PAGE, Place, Raw, frame, memory, place, record, url};
 
 const SIZE: usize = 64 << 10;
 
@@ -218,7 +215,7 @@ async fn a_peer_that_writes_and_punches_holes_meanwhile_costs_frames_and_never_a
     let (mut raw, mut victim) = Raw::meet(&place, ShmMode::Pooled).await;
     let payload: Vec<u8> = (0..2_000_000_u32).map(|i| (i % 251) as u8).collect();
     let zstd = EncodeOptions { compression: Some(Compression::Fast), ..EncodeOptions::default() };
-    let frames = [raw::encode(&payload, &EncodeOptions::default()), raw::encode(&payload, &zstd)];
+    let frames = [raw_shm::encode(&payload, &EncodeOptions::default()), raw_shm::encode(&payload, &zstd)];
     let size = 4 << 20;
     let fd = memory(size, &[&frames[0].1[..], &frames[1].1].concat(), FIXED);
     let offsets = [0, frames[0].1.len() as u64];
@@ -326,7 +323,7 @@ async fn a_listener_that_greets_wrongly_is_found_out_by_the_connector() {
         (std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener)
     };
     let (pipe, _writer) = std::io::pipe().unwrap();
-    let good = raw::greeting(ShmMode::Pooled, 1 << 30);
+    let good = raw_shm::greeting(ShmMode::Pooled, 1 << 30);
     let cases: [(Vec<u8>, Option<OwnedFd>, ShmFault); 4] = [
         (b"220 mail.example.org ESMTP".to_vec(), None, ShmFault::NotAvp),
         (good.clone(), None, ShmFault::NoDescriptor),
@@ -338,7 +335,7 @@ async fn a_listener_that_greets_wrongly_is_found_out_by_the_connector() {
         let answering = tokio::task::spawn_blocking(move || {
             let (mut socket, _) = listener.accept().unwrap();
             socket.read_exact(&mut [0; 24]).unwrap();
-            raw::pass(&socket, &bytes, &fd.iter().collect::<Vec<_>>());
+            raw_shm::pass(&socket, &bytes, &fd.iter().collect::<Vec<_>>());
             socket
         });
         let error = connect(&url(&path), &Options::default()).await.unwrap_err();

@@ -1,7 +1,5 @@
 //! What is particular to QUIC: streams of their own for transfers, stripes, migration, strangers at the port.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +11,14 @@ use avp_transport::{
     Transfer, Transfers, TransportError, TransportUrl, UsageError, connect, listen,
 };
 use avp_wire::{EncodeOptions, Frame, ext};
-use common::{Secure, authorities_pem, issue, secure_client, secure_server};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+
+use crate::common::{Secure, authorities_pem, issue, secure_client, secure_server};
 
 const QUIC: &str = "avp+quic://127.0.0.1:0";
 const A_WHILE: Duration = Duration::from_millis(300);

@@ -1,7 +1,5 @@
 //! Certificates and tokens: who is let in, and what the others are told.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +13,10 @@ use avp_transport::{
     negotiate_client, negotiate_server,
 };
 use avp_wire::{ErrorCode, ext};
-use common::{authorities, certificate, config, issue, secure_client, secure_server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::common::{authorities, certificate, config, issue, secure_client, secure_server};
 
 /// The transports that certificates secure.
 const SECURE: [&str; 3] = ["avp+tls://127.0.0.1:0", "avp+quic://127.0.0.1:0", "https://127.0.0.1:0"];
@@ -268,7 +267,7 @@ async fn a_token_lets_in_and_names_the_peer() {
     ] {
         let mut client_options = Options::default();
         client_options.token = shown.map(token);
-        let (mut client, mut server) = common::memory(&client_options, &server_options).await;
+        let (mut client, mut server) = crate::common::memory(&client_options, &server_options).await;
         let (ours, theirs) = tokio::join!(
             negotiate_client(&mut client, config("client")),
             negotiate_server(&mut server, config("server"))

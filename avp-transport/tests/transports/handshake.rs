@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use avp_handshake::{Hello, ModelIdentity, NegotiatorConfig, PeerId};
 use avp_transport::{
     Connection, Deadline, Incompatible, LimitExceeded, Options, Peer, PeerAddress, PeerFault, TransportError,
     connect, connection_over, listen, memory_pair, negotiate_client, negotiate_server,
@@ -11,10 +10,7 @@ use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::time::{Instant, sleep};
 
-fn config(name: &str) -> NegotiatorConfig {
-    let identity = ModelIdentity { model_hash: "44136fa3".into(), ..Default::default() };
-    NegotiatorConfig::new(Hello::new(name, identity), PeerId::new("overwritten"))
-}
+use crate::common::config;
 
 fn pipe() -> (Connection, DuplexStream) {
     let (ours, theirs) = duplex(256 << 10);

@@ -1,9 +1,5 @@
 //! Metrics say exactly what went on, on every transport.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::future::Future;
 use std::time::Duration;
 
@@ -14,10 +10,11 @@ use avp_transport::{
     connection_over, describe_metrics, listen, memory_pair, negotiate_client, negotiate_server,
 };
 use avp_wire::{Bytes, EncodeOptions, EncodedFrame, ErrorCode};
-use common::{Secure, config, secure_client};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::io::{AsyncWriteExt, duplex, split};
 use tokio::time::{Instant, sleep};
+
+use crate::common::{Secure, config, http, secure_client, secure_server};
 
 const PLAIN: EncodeOptions = EncodeOptions { compression: None, checksum: true, align: false };
 
@@ -315,7 +312,7 @@ fn connections_that_do_not_come_about_are_counted_on_the_side_that_notices() {
         let labels = [("transport", "tcp"), ("side", "client"), ("outcome", "failed")];
         assert_eq!(counts.of("avp_connections_total", &labels), 1.0);
 
-        let server = common::secure_server(Options::default());
+        let server = secure_server(Options::default());
         let listener = listen(&"avp+tls://127.0.0.1:0".parse().unwrap(), &server).await.unwrap();
         let calling = async {
             // It does not know the authority.
@@ -340,12 +337,12 @@ fn requests_over_http_are_counted_without_a_connection() {
         let token = Token::new("s3cret").unwrap();
         options.authorize =
             Some(std::sync::Arc::new(avp_transport::BearerTokens::new().with("alice", &token)));
-        let listener = web::serve(options, web::service(false)).await;
-        web::client(&listener, Options::default()).transmit(encoded(&sample(1, 10))).await.unwrap_err();
+        let listener = http::serve(options, http::service(false)).await;
+        http::client(&listener, Options::default()).transmit(encoded(&sample(1, 10))).await.unwrap_err();
 
         let mut known = Options::default();
         known.token = Some(token);
-        let client = web::client(&listener, known);
+        let client = http::client(&listener, known);
         client.handshake(config("client")).await.unwrap();
         let mut frame = sample(1, 1000);
         frame.metadata.target_agent_id = "back".into();

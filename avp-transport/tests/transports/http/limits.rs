@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::web::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{Listener, Options};
 use avp_wire::{EncodeOptions, Frame, Metadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::common::http::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 
 const FRAME: &str = "Content-Type: application/avp+binary";
 
