@@ -271,9 +271,7 @@ async fn without_credentials_a_session_is_worth_nothing_on_another_connection() 
 
 #[tokio::test]
 async fn a_connection_is_used_again_and_replaced_when_the_server_has_closed_it() {
-    let mut options = Options::default();
-    options.limits.handshake_timeout = Duration::from_millis(300);
-    let listener = serve(options, service(true)).await;
+    let listener = serve(Options::default(), service(true)).await;
     for client in [client(&listener, Options::default()), client(&listener, Options::default()).with_http2()]
     {
         let mut addresses = Vec::new();
@@ -283,6 +281,9 @@ async fn a_connection_is_used_again_and_replaced_when_the_server_has_closed_it()
         }
         assert!(addresses.iter().all(|address| *address == addresses[0]), "{addresses:?}");
     }
+    let mut options = Options::default();
+    options.limits.handshake_timeout = Duration::from_millis(300);
+    let listener = serve(options, service(true)).await;
     let client = client(&listener, Options::default());
     client.health().await.unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
