@@ -154,7 +154,7 @@ mod tests {
         busy.found(&late);
         assert_eq!(chances(&mut busy, MOST), 256, "found too late");
         let mut soon = looks(&mut busy);
-        soon.start += MOST;
+        soon.start += Duration::from_secs(60);
         busy.found(&soon);
         assert_eq!(busy.chances, 0, "what was found is looked for again");
         drop(looks(&mut busy));

@@ -1,5 +1,4 @@
 //! What the tests of the HTTP binding share: an agent that answers, and clients that speak by hand.
-#![allow(dead_code)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::common::config;
+use super::config;
 
 /// Says what came, and sends frames to `back` back.
 #[derive(Debug)]
@@ -80,7 +79,7 @@ pub(crate) async fn dial(url: &TransportUrl) -> TcpStream {
     TcpStream::connect((host.as_str(), *port)).await.unwrap()
 }
 
-/// Sends bytes and reads until the server closes, or says nothing more for a second.
+/// Sends bytes and reads until the server closes, or says nothing more for a while.
 pub(crate) async fn talk(url: &TransportUrl, bytes: impl AsRef<[u8]>) -> String {
     let mut stream = dial(url).await;
     stream.write_all(bytes.as_ref()).await.unwrap();
@@ -90,8 +89,10 @@ pub(crate) async fn talk(url: &TransportUrl, bytes: impl AsRef<[u8]>) -> String 
 pub(crate) async fn listen_to(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut part = [0; 4096];
-    while let Ok(Ok(count @ 1..)) = timeout(Duration::from_secs(1), stream.read(&mut part)).await {
+    let mut patience = Duration::from_secs(30);
+    while let Ok(Ok(count @ 1..)) = timeout(patience, stream.read(&mut part)).await {
         text.extend_from_slice(&part[..count]);
+        patience = Duration::from_secs(1);
     }
     String::from_utf8_lossy(&text).into_owned()
 }

@@ -1,6 +1,10 @@
 //! What the tests of several transports share: certificates, and connected pairs that use them.
 #![allow(dead_code)]
 
+pub(crate) mod http;
+#[cfg(target_os = "linux")]
+pub(crate) mod raw_shm;
+
 use std::sync::LazyLock;
 
 use avp_handshake::{Hello, ModelIdentity, NegotiatorConfig, PeerId};

@@ -1,5 +1,4 @@
 //! The bytes of docs/spec/shm.md by hand, for peers that do not keep its rules.
-#![allow(dead_code)]
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::config;
-use crate::web::{dial, parts, serve, talk};
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
     BearerTokens, HttpClient, HttpServerOptions, Incompatible, Listener, Options, PeerFault, Token,
@@ -14,6 +12,9 @@ use avp_wire::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+
+use crate::common::config;
+use crate::common::http::{dial, parts, serve, talk};
 
 const ASK: &str =
     "GET /avp/v2/connect HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: avp/1\r\n";

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use avp_handshake::{Hello, ModelIdentity, NegotiatorConfig, PeerId};
 use avp_transport::{
     Connection, Deadline, Incompatible, LimitExceeded, Options, Peer, PeerAddress, PeerFault, TransportError,
     connect, connection_over, listen, memory_pair, negotiate_client, negotiate_server,
@@ -11,10 +10,7 @@ use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::time::{Instant, sleep};
 
-fn config(name: &str) -> NegotiatorConfig {
-    let identity = ModelIdentity { model_hash: "44136fa3".into(), ..Default::default() };
-    NegotiatorConfig::new(Hello::new(name, identity), PeerId::new("overwritten"))
-}
+use crate::common::config;
 
 fn pipe() -> (Connection, DuplexStream) {
     let (ours, theirs) = duplex(256 << 10);
@@ -156,7 +152,10 @@ async fn a_peer_that_leaves_or_speaks_something_else_is_told_apart() {
 // spec: limits 8.1
 #[tokio::test]
 async fn half_open_connections_of_one_peer_are_bounded_and_an_honest_client_still_gets_through() {
-    let listener = listen(&"avp+tcp://127.0.0.1:0".parse().unwrap(), &Options::default()).await.unwrap();
+    let mut options = Options::default();
+    // None is dropped for its own slowness meanwhile.
+    options.limits.handshake_timeout = Duration::from_secs(120);
+    let listener = listen(&"avp+tcp://127.0.0.1:0".parse().unwrap(), &options).await.unwrap();
     let url = listener.local_url().clone();
     let server = tokio::spawn(async move {
         let mut outcomes = Vec::new();

@@ -1,18 +1,23 @@
-//! Descriptors and mappings, counted for the whole process: alone in its binary, so that nothing else changes them.
-#![cfg(target_os = "linux")]
+//! Descriptors and mappings of shared memory come back.
 
 use std::fs;
 
 use avp_transport::{Options, ShmMode, TransportUrl, connect, listen};
 use avp_wire::{EncodeOptions, Frame, Metadata};
 
+use crate::{alone, on_one_thread};
+
 fn in_use() -> (usize, usize) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     (fs::read_dir("/proc/self/fd").unwrap().count(), maps.matches("memfd:avp").count())
 }
 
-#[tokio::test]
-async fn after_200_connections_descriptors_and_mappings_are_as_before() {
+#[test]
+fn after_200_connections_descriptors_and_mappings_are_as_before() {
+    alone(|| on_one_thread(connect_200_times()));
+}
+
+async fn connect_200_times() {
     let directory = tempfile::tempdir().unwrap();
     let url = TransportUrl::SharedMemory { path: directory.path().join("avp.sock") };
     let listener = listen(&url, &Options::default()).await.unwrap();

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::{config, secure_client, secure_server};
-use crate::web::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
 use avp_handshake::TextMessage;
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
@@ -15,6 +13,9 @@ use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+
+use crate::common::http::{client, dial, listen_to, parts, request, serve, service, talk, transmit, wire};
+use crate::common::{config, secure_client, secure_server};
 
 const FRAME: &str = "Content-Type: application/avp+binary";
 const JSON: &str = "Content-Type: application/json";
@@ -224,7 +225,7 @@ async fn a_token_is_asked_for_before_a_body_is_read_and_names_the_session() {
     let tokens = BearerTokens::new().with("alice", &token("s3cret")).with("bob", &token("hunter2"));
     options.authorize = Some(Arc::new(tokens));
     let mut http = HttpServerOptions::default();
-    let agent = HttpAgent::new(config("server"), crate::web::Echo { takes_text: true }).unwrap();
+    let agent = HttpAgent::new(config("server"), crate::common::http::Echo { takes_text: true }).unwrap();
     http.service = Some(Arc::new(agent.require_session()));
     let listener = serve(options, http).await;
     for shown in ["", "Authorization: Bearer guess\r\n", "Authorization: Basic s3cret\r\n"] {
@@ -270,9 +271,7 @@ async fn without_credentials_a_session_is_worth_nothing_on_another_connection() 
 
 #[tokio::test]
 async fn a_connection_is_used_again_and_replaced_when_the_server_has_closed_it() {
-    let mut options = Options::default();
-    options.limits.handshake_timeout = Duration::from_millis(300);
-    let listener = serve(options, service(true)).await;
+    let listener = serve(Options::default(), service(true)).await;
     for client in [client(&listener, Options::default()), client(&listener, Options::default()).with_http2()]
     {
         let mut addresses = Vec::new();
@@ -282,6 +281,9 @@ async fn a_connection_is_used_again_and_replaced_when_the_server_has_closed_it()
         }
         assert!(addresses.iter().all(|address| *address == addresses[0]), "{addresses:?}");
     }
+    let mut options = Options::default();
+    options.limits.handshake_timeout = Duration::from_millis(300);
+    let listener = serve(options, service(true)).await;
     let client = client(&listener, Options::default());
     client.health().await.unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;

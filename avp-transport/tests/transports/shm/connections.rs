@@ -1,39 +1,19 @@
-//! What is particular to shared memory: paths, users, processes that die, memory that goes without a copy.
-#![cfg(target_os = "linux")]
-
-#[path = "common/raw_shm.rs"]
-mod raw;
+//! Memory that goes without a copy, paths, and users.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command};
 use std::time::Duration;
 
 use avp_transport::{
-    Connection, Incompatible, IoFault, Options, PeerAddress, ShmMode, TransportError, UsageError, connect,
-    listen,
+    Incompatible, IoFault, Options, PeerAddress, ShmMode, TransportError, UsageError, connect, listen,
 };
-use avp_wire::{Bytes, EncodeOptions, ErrorCode, Frame, Metadata};
-use raw::{Place, place, url};
+use avp_wire::ErrorCode;
 use tokio::time::timeout;
 
-async fn pair(client: &Options, server: &Options) -> (Place, Connection, Connection) {
-    let place = place(server).await;
-    let url = url(&place.path);
-    let (client, server) = tokio::join!(connect(&url, client), place.listener.accept());
-    (place, client.unwrap(), server.unwrap())
-}
-
-fn frame_of(payload: impl Into<Bytes>) -> Frame {
-    Frame::new(Metadata::default(), payload)
-}
-
-async fn send(connection: &mut Connection, payload: impl Into<Bytes>) -> Result<(), TransportError> {
-    let plain = EncodeOptions { checksum: false, ..EncodeOptions::default() };
-    connection.send_frame(&frame_of(payload), &plain).await.map(drop)
-}
+use super::{pair, send};
+use crate::common::raw_shm::{place, url};
 
 #[tokio::test]
 async fn a_buffer_of_the_connection_s_pool_goes_without_a_copy_and_comes_back() {
@@ -163,116 +143,6 @@ async fn only_dead_sockets_are_replaced_and_only_own_ones_removed() {
     assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })), "{error}");
 }
 
-/// Runs this test's other half in a process of its own.
-fn process(role: &str, path: &Path) -> Child {
-    let me = std::env::current_exe().unwrap();
-    Command::new(me)
-        .args(["--ignored", "--exact", "the_other_process"])
-        .env("AVP_SHM_TEST", role)
-        .env("AVP_SHM_PATH", path)
-        .spawn()
-        .unwrap()
-}
-
-const LARGE: usize = 64 << 20;
-
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    let pages = (0..len.div_ceil(4096)).flat_map(|page| [page as u8 ^ seed; 4096]);
-    pages.take(len).collect()
-}
-
-#[tokio::test]
-#[ignore = "the other process of the tests below, which start it"]
-async fn the_other_process() {
-    let (role, path) = (std::env::var("AVP_SHM_TEST").unwrap(), std::env::var_os("AVP_SHM_PATH").unwrap());
-    let mut peer = connect(&url(Path::new(&path)), &Options::default()).await.unwrap();
-    match &*role {
-        "hand over" => {
-            let mut buffer = peer.options().pool.get(LARGE, 0);
-            buffer.copy_from_slice(&pattern(LARGE, 1));
-            send(&mut peer, buffer.freeze()).await.unwrap();
-            let answer = peer.recv().await.unwrap().unwrap();
-            assert_eq!(answer.payload, pattern(LARGE, 2));
-            drop(answer);
-            peer.close().await.unwrap();
-        }
-        "send on" => {
-            for seed in 0.. {
-                send(&mut peer, pattern(1 << 20, seed % 250)).await.unwrap();
-            }
-        }
-        "hold" => {
-            let mut held = Vec::new();
-            while let Some(frame) = peer.recv().await.unwrap() {
-                held.push(frame);
-            }
-        }
-        other => panic!("{other}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_hand_each_other_64_mib() {
-    let place = place(&Options::default()).await;
-    let mut child = process("hand over", &place.path);
-    let mut peer = place.listener.accept().await.unwrap();
-    assert!(matches!(peer.peer().address(), PeerAddress::Process { pid, .. } if *pid == Some(child.id())));
-    let frame = peer.recv().await.unwrap().unwrap();
-    assert_eq!(frame.payload, pattern(LARGE, 1));
-    send(&mut peer, pattern(LARGE, 2)).await.unwrap();
-    peer.close().await.unwrap();
-    assert!(child.wait().unwrap().success());
-    assert_eq!(frame.payload, pattern(LARGE, 1), "also after the process is gone");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_is_killed_leaves_whole_frames_and_an_end() {
-    let place = place(&Options::default()).await;
-    let mut child = process("send on", &place.path);
-    let mut peer = place.listener.accept().await.unwrap();
-    let mut held = Vec::new();
-    for seed in 0..20 {
-        let frame = peer.recv().await.unwrap().unwrap();
-        assert_eq!(frame.payload, pattern(1 << 20, seed));
-        held.push(frame);
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let ended = timeout(Duration::from_secs(10), async {
-        while let Ok(Some(frame)) = peer.recv().await {
-            assert_eq!(frame.payload.len(), 1 << 20);
-        }
-    });
-    ended.await.unwrap();
-    for (seed, frame) in (0..).zip(&held) {
-        assert_eq!(frame.payload, pattern(1 << 20, seed));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_that_is_killed_while_it_holds_memory_fails_the_sender_at_once() {
-    let mut options = Options::default();
-    options.shm.arena = 16 << 20;
-    let place = place(&options).await;
-    let mut child = process("hold", &place.path);
-    let mut peer = place.listener.accept().await.unwrap();
-    let (error, ()) = tokio::join!(
-        async {
-            loop {
-                if let Err(error) = send(&mut peer, pattern(1 << 20, 0)).await {
-                    break error;
-                }
-            }
-        },
-        async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            child.kill().unwrap();
-        }
-    );
-    assert!(matches!(error, TransportError::Io(IoFault::Broken { .. })), "{error}");
-    child.wait().unwrap();
-}
-
 /// Runs `then` on a thread that belongs to another user; `None` where this process may not do that.
 fn as_another_user<T: Send + 'static>(then: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let nobody = rustix::fs::Uid::from_raw(65_534);
@@ -300,8 +170,8 @@ async fn another_user_is_refused_by_both_sides_unless_it_is_listed() {
                 (wary, runtime.block_on(connect(&url(&path), &trusting)).map(drop))
             })
         });
-        let (visited, accepted) =
-            tokio::join!(visiting, timeout(Duration::from_secs(2), place.listener.accept()));
+        let patience = Duration::from_secs(if connects { 30 } else { 2 });
+        let (visited, accepted) = tokio::join!(visiting, timeout(patience, place.listener.accept()));
         // Only the superuser can become another user.
         let Some((wary, trusting)) = visited.unwrap() else { return };
         let error = wary.unwrap_err();

@@ -1,23 +1,15 @@
 //! Every transport under faults: exactly what was sent or a typed error, in time, and nothing left behind.
 //!
-//! `AVP_CHAOS_TRANSFERS=1000 cargo test --release -p avp-transport --test chaos` runs more than CI does, and
+//! `AVP_CHAOS_TRANSFERS=1000 cargo test --release -p avp-transport --test alone chaos` runs more than CI does, and
 //! `AVP_CHAOS_SEED` other faults; the example `chaos` prints the tables.
 
 use std::env;
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use avp_transport::testing::{Census, Ends, honest_transfer};
-use avp_transport::testing::{ChaosRun, Dice, Service};
+use avp_transport::testing::{Census, ChaosRun, Dice, Ends, Service, honest_transfer};
 use avp_transport::{Options, TransportUrl};
-use tokio::runtime::Runtime;
 
-/// Descriptors and memory are counted for the whole process, so tests take turns, runtimes included.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn alone<F: Future<Output = ()>>(run: F) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Runtime::new().unwrap().block_on(run);
-}
+use crate::{alone, on_threads};
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: not a number")))
@@ -25,7 +17,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Runs transfers over `url` and holds the report against what is promised.
 fn survives_chaos(url: Option<&str>) {
-    alone(async {
+    on_threads(async {
         let (seed, transfers) = (number("AVP_CHAOS_SEED", 1), number("AVP_CHAOS_TRANSFERS", 100));
         let url: Option<TransportUrl> = url.map(|url| url.parse().unwrap());
         // The first few make what a process makes once: threads, warm buffers, the allocator's arenas.
@@ -39,49 +31,51 @@ fn survives_chaos(url: Option<&str>) {
 
 #[test]
 fn tcp_survives_chaos() {
-    survives_chaos(Some("avp+tcp://127.0.0.1:0"));
+    alone(|| survives_chaos(Some("avp+tcp://127.0.0.1:0")));
 }
 
 #[test]
 fn tls_survives_chaos() {
-    survives_chaos(Some("avp+tls://127.0.0.1:0"));
+    alone(|| survives_chaos(Some("avp+tls://127.0.0.1:0")));
 }
 
 #[test]
 fn quic_survives_chaos() {
-    survives_chaos(Some("avp+quic://127.0.0.1:0"));
+    alone(|| survives_chaos(Some("avp+quic://127.0.0.1:0")));
 }
 
 #[test]
 fn http_survives_chaos() {
-    survives_chaos(Some("http://127.0.0.1:0"));
+    alone(|| survives_chaos(Some("http://127.0.0.1:0")));
 }
 
 #[test]
 fn https_survives_chaos() {
-    survives_chaos(Some("https://127.0.0.1:0"));
+    alone(|| survives_chaos(Some("https://127.0.0.1:0")));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn shared_memory_survives_chaos() {
-    let folder = tempfile::tempdir().unwrap();
-    survives_chaos(Some(&format!("avp+shm://{}/chaos.sock", folder.path().display())));
+    alone(|| {
+        let folder = tempfile::tempdir().unwrap();
+        survives_chaos(Some(&format!("avp+shm://{}/chaos.sock", folder.path().display())));
+    });
 }
 
 #[test]
 fn memory_survives_chaos() {
-    survives_chaos(Some("avp+mem:chaos"));
+    alone(|| survives_chaos(Some("avp+mem:chaos")));
 }
 
 #[test]
 fn byte_streams_survive_chaos() {
-    survives_chaos(None);
+    alone(|| survives_chaos(None));
 }
 
 #[test]
 fn repeated_transfers_do_not_grow_memory() {
-    alone(async {
+    let test = async {
         for url in ["avp+tcp://127.0.0.1:0", "avp+tls://127.0.0.1:0", "avp+mem:growth"] {
             let ends = Ends::secured(Options::default());
             let service = Service::acknowledging(&url.parse().unwrap(), &ends.server).await.unwrap();
@@ -97,9 +91,10 @@ fn repeated_transfers_do_not_grow_memory() {
             for _ in 0..4 {
                 round().await;
             }
-            let after = Census::settled(&warm, &ends.server.pool, std::time::Duration::from_secs(5)).await;
+            let after = Census::settled(&warm, &ends.server.pool, Duration::from_secs(30)).await;
             assert_eq!(after.leaks(&warm), None, "{url}: {warm}; {after}");
             assert!(after.growth(&warm) < 32 << 20, "{url}: {warm}; {after}");
         }
-    });
+    };
+    alone(|| on_threads(test));
 }

@@ -1,12 +1,12 @@
 //! What is particular to TCP: addresses, ports, half-open connections.
 
-use std::net::TcpListener as StdListener;
 use std::time::Duration;
 
 use avp_transport::{
     IoFault, Listener, Options, PeerFault, TransportError, TransportUrl, UsageError, connect, listen,
 };
 use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 fn url(text: &str) -> TransportUrl {
@@ -19,9 +19,10 @@ async fn listener(options: &Options) -> Box<dyn Listener> {
 
 #[tokio::test]
 async fn an_unreachable_peer_is_named_with_what_to_try() {
-    let free = StdListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    // Held, so that nobody else gets the port, and without a listener.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = held.local_addr().unwrap().port();
     let error = connect(&url(&format!("avp+tcp://127.0.0.1:{port}")), &Options::default()).await.unwrap_err();
     assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
     let message = error.to_string();
@@ -69,7 +70,7 @@ async fn a_name_that_does_not_resolve_is_said_so() {
 async fn an_http_client_at_our_port_gets_a_typed_error() {
     let listener = listener(&Options::default()).await;
     let TransportUrl::Tcp { host, port } = listener.local_url() else { panic!("not TCP") };
-    let mut browser = tokio::net::TcpStream::connect((host.as_str(), *port)).await.unwrap();
+    let mut browser = TcpStream::connect((host.as_str(), *port)).await.unwrap();
     browser.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let error = listener.accept().await.unwrap().recv().await.unwrap_err();
     assert!(matches!(error, TransportError::Peer(PeerFault::NotAvp { .. })), "{error}");

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::config;
-use crate::web::{client, dial, serve, service};
 use avp_handshake::Session;
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
@@ -16,6 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+
+use crate::common::config;
+use crate::common::http::{client, dial, serve, service};
 
 /// More than anything here takes, less than the deadlines that are not meant.
 const A_WHILE: Duration = Duration::from_secs(5);

@@ -3,22 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use avp_transport::testing::{Attack, Ends, Reached, Service, honest_transfer, open_files_limit, resident};
 use avp_transport::{Incompatible, IoFault, Options, PeerFault, Scheme, TransportError, TransportUrl};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
-/// Memory is the whole process's, so tests take turns.
-static TURN: Mutex<()> = Mutex::new(());
+use crate::{alone, on_threads};
 
 /// Both ends of every connection are in this process.
 const HALF_OPEN: usize = 1000;
 /// Time for one honest transfer of 1 MiB.
-const GENEROUS: Duration = Duration::from_secs(30);
+const GENEROUS: Duration = Duration::from_secs(60);
 /// What an attack may add to the memory of this process, the attacker's own included.
 const MEMORY: usize = 256 << 20;
 
@@ -48,8 +45,7 @@ async fn patient_transfer(url: &TransportUrl, options: &Options) -> Result<(), T
 }
 
 fn an_honest_client_gets_through(attack: Attack) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Runtime::new().unwrap().block_on(async {
+    on_threads(async {
         let files = open_files_limit(4 * HALF_OPEN);
         let folder = tempfile::tempdir().unwrap();
         for url in urls(&folder) {
@@ -101,32 +97,32 @@ fn an_honest_client_gets_through(attack: Attack) {
 
 #[test]
 fn beside_slow_loris() {
-    an_honest_client_gets_through(Attack::SlowLoris);
+    alone(|| an_honest_client_gets_through(Attack::SlowLoris));
 }
 
 // spec: limits 8.1
 #[test]
 fn beside_half_open_connections() {
-    an_honest_client_gets_through(Attack::HalfOpen);
+    alone(|| an_honest_client_gets_through(Attack::HalfOpen));
 }
 
 #[test]
 fn beside_a_flood_of_hellos() {
-    an_honest_client_gets_through(Attack::HelloFlood);
+    alone(|| an_honest_client_gets_through(Attack::HelloFlood));
 }
 
 #[test]
 fn beside_a_flood_of_tiny_frames() {
-    an_honest_client_gets_through(Attack::TinyFrames);
+    alone(|| an_honest_client_gets_through(Attack::TinyFrames));
 }
 
 #[test]
 fn beside_connections_that_are_opened_and_given_up() {
-    an_honest_client_gets_through(Attack::OpenAndCancel);
+    alone(|| an_honest_client_gets_through(Attack::OpenAndCancel));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn beside_a_flood_of_requests() {
-    an_honest_client_gets_through(Attack::Requests);
+    alone(|| an_honest_client_gets_through(Attack::Requests));
 }

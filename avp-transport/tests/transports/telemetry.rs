@@ -1,10 +1,8 @@
 //! Metrics say exactly what went on, on every transport.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use avp_handshake::Reject;
@@ -14,10 +12,11 @@ use avp_transport::{
     connection_over, describe_metrics, listen, memory_pair, negotiate_client, negotiate_server,
 };
 use avp_wire::{Bytes, EncodeOptions, EncodedFrame, ErrorCode};
-use common::{Secure, config, secure_client};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::io::{AsyncWriteExt, duplex, split};
 use tokio::time::{Instant, sleep};
+
+use crate::common::{Secure, config, http, secure_client, secure_server};
 
 const PLAIN: EncodeOptions = EncodeOptions { compression: None, checksum: true, align: false };
 
@@ -98,7 +97,6 @@ fn on_every_transport(check: impl AsyncFn(Counts, &'static str, &dyn Harness)) {
         observe(false, |counts| check(counts, transport, &*harness));
     }
     // Names in memory are shared by the tests of this process.
-    use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("avp+mem:telemetry-{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let memory = Plain(name.leak());
@@ -184,11 +182,21 @@ fn a_peer_that_takes_nothing_for_over_a_second_is_one_stall() {
     on_every_transport(async |counts, transport, harness| {
         let (client, mut server) = pair(harness).await;
         let (mut sender, _receiver) = client.split();
+        let sent = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&sent);
         let sending = tokio::spawn(async move {
             let frame = encoded(&sample(0, 1 << 20));
-            while sender.send(frame.clone()).await.is_ok() {}
+            while sender.send(frame.clone()).await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
         });
-        sleep(Duration::from_millis(1500)).await;
+        // Until the transport has been full for over a second.
+        sleep(Duration::from_millis(300)).await;
+        let mut before = u32::MAX;
+        while before != sent.load(Ordering::Relaxed) {
+            before = sent.load(Ordering::Relaxed);
+            sleep(Duration::from_millis(1200)).await;
+        }
         let labels = [("transport", transport), ("direction", "sent")];
         assert_eq!(counts.of("avp_stalls_total", &labels), 0.0, "{transport}: it is not over");
         while counts.of("avp_stalls_total", &labels) == 0.0 {
@@ -310,12 +318,15 @@ fn a_connection_that_breaks_fails_its_transfers() {
 #[test]
 fn connections_that_do_not_come_about_are_counted_on_the_side_that_notices() {
     observe(false, async |counts| {
-        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        connect(&format!("avp+tcp://{free}").parse().unwrap(), &Options::default()).await.unwrap_err();
+        // Held, so that nobody else gets the port, and without a listener.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let nobody = format!("avp+tcp://{}", held.local_addr().unwrap());
+        connect(&nobody.parse().unwrap(), &Options::default()).await.unwrap_err();
         let labels = [("transport", "tcp"), ("side", "client"), ("outcome", "failed")];
         assert_eq!(counts.of("avp_connections_total", &labels), 1.0);
 
-        let server = common::secure_server(Options::default());
+        let server = secure_server(Options::default());
         let listener = listen(&"avp+tls://127.0.0.1:0".parse().unwrap(), &server).await.unwrap();
         let calling = async {
             // It does not know the authority.
@@ -338,14 +349,13 @@ fn requests_over_http_are_counted_without_a_connection() {
     observe(false, async |counts| {
         let mut options = Options::default();
         let token = Token::new("s3cret").unwrap();
-        options.authorize =
-            Some(std::sync::Arc::new(avp_transport::BearerTokens::new().with("alice", &token)));
-        let listener = web::serve(options, web::service(false)).await;
-        web::client(&listener, Options::default()).transmit(encoded(&sample(1, 10))).await.unwrap_err();
+        options.authorize = Some(Arc::new(avp_transport::BearerTokens::new().with("alice", &token)));
+        let listener = http::serve(options, http::service(false)).await;
+        http::client(&listener, Options::default()).transmit(encoded(&sample(1, 10))).await.unwrap_err();
 
         let mut known = Options::default();
         known.token = Some(token);
-        let client = web::client(&listener, known);
+        let client = http::client(&listener, known);
         client.handshake(config("client")).await.unwrap();
         let mut frame = sample(1, 1000);
         frame.metadata.target_agent_id = "back".into();

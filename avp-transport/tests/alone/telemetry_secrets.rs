@@ -1,9 +1,5 @@
 //! Spans and events at TRACE, those of every dependency too, hold no payload, no prompt and no token.
 
-mod common;
-#[path = "common/http.rs"]
-mod web;
-
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -14,8 +10,10 @@ use avp_transport::{
 };
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::{Bytes, EncodeOptions, ErrorCode, Frame, Metadata, Mode};
-use common::{config, secure_client, secure_server};
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::common::{config, http, secure_client, secure_server};
+use crate::{alone, on_one_thread};
 
 const TOKEN: &str = "token-lapis-2317";
 const WRONG_TOKEN: &str = "token-amber-8841";
@@ -122,8 +120,8 @@ impl AcceptIf for Box<dyn Listener> {
 }
 
 /// Requests over HTTP, with and without the right token.
-async fn requests(http: HttpServerOptions) {
-    let listener = web::serve(options(TOKEN), http).await;
+async fn requests(server: HttpServerOptions) {
+    let listener = http::serve(options(TOKEN), server).await;
     for token in [WRONG_TOKEN, TOKEN] {
         for h2 in [false, true] {
             let client = HttpClient::new(listener.local_url(), "client", options(token)).unwrap();
@@ -138,8 +136,12 @@ async fn requests(http: HttpServerOptions) {
     }
 }
 
-#[tokio::test]
-async fn spans_and_events_tell_what_goes_on_and_no_secret() {
+#[test]
+fn spans_and_events_tell_what_goes_on_and_no_secret() {
+    alone(|| on_one_thread(session_on_every_transport()));
+}
+
+async fn session_on_every_transport() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -166,7 +168,7 @@ async fn spans_and_events_tell_what_goes_on_and_no_secret() {
     for url in &urls {
         session(url).await;
     }
-    requests(web::service(true)).await;
+    requests(http::service(true)).await;
 
     let bytes = log.0.lock().unwrap().clone();
     let text = String::from_utf8(bytes).unwrap();

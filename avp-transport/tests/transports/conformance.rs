@@ -1,7 +1,5 @@
 //! Every transport keeps the same promises.
 
-mod common;
-
 use avp_transport::testing::Harness;
 use avp_transport::{BoxFuture, Connection, Connector, Listener, Options, connector, listen};
 
@@ -25,11 +23,11 @@ mod tcp {
 }
 
 mod tls {
-    avp_transport::conformance_tests!(super::common::Secure("avp+tls://127.0.0.1:0"));
+    avp_transport::conformance_tests!(crate::common::Secure("avp+tls://127.0.0.1:0"));
 }
 
 mod quic {
-    avp_transport::conformance_tests!(super::common::Secure("avp+quic://127.0.0.1:0"));
+    avp_transport::conformance_tests!(crate::common::Secure("avp+quic://127.0.0.1:0"));
 }
 
 mod http {
@@ -37,7 +35,7 @@ mod http {
 }
 
 mod https {
-    avp_transport::conformance_tests!(super::common::Secure("https://127.0.0.1:0"));
+    avp_transport::conformance_tests!(crate::common::Secure("https://127.0.0.1:0"));
 }
 
 mod memory {

@@ -1,0 +1,6 @@
+//! The HTTP binding.
+
+mod close;
+mod limits;
+mod requests;
+mod upgrade;
