@@ -134,6 +134,10 @@ impl<O: Outbox> Sender<O> {
             self.write_out().await?;
         }
         let gathered = self.outbox.gathered();
+        if gathered.is_empty() {
+            // At once, since growing copies what is there.
+            gathered.reserve(GATHER + frame.len());
+        }
         gathered.extend_from_slice(&frame.head);
         gathered.extend_from_slice(&frame.payload);
         Ok(())
