@@ -123,6 +123,7 @@ async fn transmit(ends: &Ends, way: Way, load: &Load, checksum: bool) -> Result<
     let config = NegotiatorConfig::new(Hello::new("sink", identity), PeerId::new("sink"));
     let mut http = HttpServerOptions::default();
     http.service = Some(Arc::new(HttpAgent::new(config, Sink)?));
+    http.limits.requests_per_second = u32::MAX;
     let listener = HttpListener::serve(&"http://127.0.0.1:0".parse()?, ends.server.clone(), http).await?;
     let client = HttpClient::new(listener.local_url(), "source", ends.client.clone())?;
     let client = if way.h2 { client.with_http2() } else { client };
