@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -95,6 +96,13 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+fn has_left(stream: &TcpStream) -> bool {
+    match socket2::SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    }
+}
+
 /// Settings of a connected socket.
 pub(crate) fn tune(stream: &TcpStream, peer: SocketAddr) -> Result<()> {
     let tuned = || {
@@ -116,10 +124,14 @@ pub(crate) fn bind_fault(address: SocketAddr, source: io::Error) -> IoFault {
     }
 }
 
-/// The next connection. One peer's failure, or a shortage of descriptors that passes, does not end it.
+/// The next connection whose peer has not left without a word: a client of any of these transports speaks first, so such
+/// a one is only in the way of others. One peer's failure, or a shortage of descriptors that passes, does not end it.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
+            Ok((stream, address)) if has_left(&stream) => {
+                tracing::trace!(peer = %address, "a peer left before it was accepted");
+            }
             Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept failed, trying again");

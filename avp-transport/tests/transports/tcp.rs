@@ -32,6 +32,24 @@ async fn an_unreachable_peer_is_named_with_what_to_try() {
     assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
 }
 
+// spec: transports 1.4
+#[tokio::test]
+async fn a_peer_that_left_without_a_word_is_in_nobodys_way() {
+    let listener = listener(&Options::default()).await;
+    let TransportUrl::Tcp { host, port } = listener.local_url() else { unreachable!() };
+    let dial = async || TcpStream::connect((host.as_str(), *port)).await.unwrap();
+    for _ in 0..3 {
+        drop(dial().await);
+    }
+    let (mut left, silent) = (dial().await, dial().await);
+    left.write_all(b"A").await.unwrap();
+    let with_a_word = left.local_addr().unwrap().to_string();
+    drop(left);
+    let (first, second) = (listener.accept().await.unwrap(), listener.accept().await.unwrap());
+    assert_eq!(first.peer().to_string(), with_a_word);
+    assert_eq!(second.peer().to_string(), silent.local_addr().unwrap().to_string());
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_said_so() {
     let first = listener(&Options::default()).await;

@@ -61,6 +61,11 @@ impl Client {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Whether the request that is being judged is the first of the connection.
+    pub(super) fn is_first_request(&self) -> bool {
+        self.served.load(Ordering::Relaxed) == 1
+    }
+
     /// Counts a refused request; `false` where there were too many.
     pub(super) fn forgive(&self) -> bool {
         self.refused.fetch_add(1, Ordering::Relaxed) < self.shared.options.budgets.rejects

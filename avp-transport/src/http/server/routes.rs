@@ -48,7 +48,9 @@ async fn judge<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Re
             &HttpRefusal::new(ErrorCode::BudgetSpent, "too many connections of this peer"),
         );
     }
-    if !client.presence.request() {
+    // Where a connection begins with its upgrade, what limits connections is enough, as over TCP.
+    let is_upgrade = request.uri().path() == CONNECT && client.is_first_request();
+    if !is_upgrade && !client.presence.request() {
         return refuse(request, &HttpRefusal::new(ErrorCode::BudgetSpent, "too many requests of this peer"));
     }
     let Some(endpoint) = Endpoint::of(request.uri().path(), &client) else {

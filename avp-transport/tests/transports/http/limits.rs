@@ -71,6 +71,24 @@ async fn requests_beyond_the_rate_are_told_when_to_come_again() {
     assert_eq!((refusal.status, refusal.retry_after), (429, Some(Duration::from_secs(1))));
 }
 
+// spec: http 5.3
+#[tokio::test]
+async fn connections_that_begin_with_their_upgrade_are_not_counted_as_requests() {
+    let mut http = service(true);
+    (http.limits.request_burst, http.limits.requests_per_second) = (1, 1);
+    let listener = serve(Options::default(), http).await;
+    let client = client(&listener, Options::default());
+    client.health().await.unwrap();
+    client.health().await.unwrap_err();
+    for _ in 0..3 {
+        drop(avp_transport::connect(listener.local_url(), &Options::default()).await.unwrap());
+    }
+    // Nor is what follows on a connection free because it asks for the same.
+    let ask = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\nGET /avp/v2/connect HTTP/1.1\r\nHost: h\r\n\r\n";
+    let answer = talk(listener.local_url(), ask).await;
+    assert_eq!(answer.matches("HTTP/1.1 429").count(), 2, "{answer}");
+}
+
 // spec: http 5.4
 #[tokio::test]
 async fn connections_beyond_the_limit_of_a_peer_are_refused_and_others_go_on() {
