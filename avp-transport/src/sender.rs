@@ -94,12 +94,14 @@ pub(crate) struct Sender<O> {
     outbox: O,
     meter: Meter,
     standing: Standing,
+    /// Whether something is being written, for which the peer has its time.
+    writing: bool,
 }
 
 impl<O: Outbox> Sender<O> {
     pub(crate) fn over(outbox: O, peer: String, options: &Options, meter: Meter) -> Self {
         let patience = Patience::new(&options.limits, meter.clone(), Direction::Sent);
-        Self { outbox, meter, standing: Standing { peer, patience, state: State::Open } }
+        Self { outbox, meter, standing: Standing { peer, patience, state: State::Open }, writing: false }
     }
 
     /// Completes what an earlier, dropped future began, and forgets a frame of which nothing has gone.
@@ -117,7 +119,7 @@ impl<O: Outbox> Sender<O> {
 
     async fn put(&mut self, frame: EncodedFrame) -> Result<()> {
         self.settle().await?;
-        self.standing.patience.reset();
+        self.be_patient();
         self.outbox.put(frame, &mut self.standing).await?;
         let total = self.outbox.left();
         self.write_out().await?;
@@ -130,7 +132,7 @@ impl<O: Outbox> Sender<O> {
         }
         self.settle().await?;
         if self.outbox.gathered().len() >= GATHER {
-            self.standing.patience.reset();
+            self.be_patient();
             self.write_out().await?;
         }
         let gathered = self.outbox.gathered();
@@ -143,8 +145,16 @@ impl<O: Outbox> Sender<O> {
         Ok(())
     }
 
+    /// Gives the peer its time anew, unless it has not taken yet what a dropped future was writing.
+    fn be_patient(&mut self) {
+        if !self.writing {
+            self.standing.patience.reset();
+        }
+    }
+
     /// Writes all that is left.
     async fn write_out(&mut self) -> Result<()> {
+        self.writing = true;
         let Self { outbox, standing, .. } = self;
         let total = outbox.left();
         while outbox.left() > 0 {
@@ -156,6 +166,7 @@ impl<O: Outbox> Sender<O> {
                 None => return Err(standing.too_slow(total, outbox.left())),
             }
         }
+        self.writing = false;
         Ok(())
     }
 
@@ -171,7 +182,7 @@ impl<O: Outbox> Sender<O> {
 
     async fn flush_all(&mut self) -> Result<()> {
         self.settle().await?;
-        self.standing.patience.reset();
+        self.be_patient();
         self.write_out().await?;
         self.pass_on(0).await
     }

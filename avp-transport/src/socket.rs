@@ -18,8 +18,9 @@ use crate::url::TransportUrl;
 /// after a second; the 128 of the standard library are soon full.
 const BACKLOG: u32 = 1024;
 
-/// Unread bytes that the system keeps of what is sent within a machine. What it would grow to, 4 MiB, no longer fits the
-/// caches by the time it is read, which costs a quarter of the speed. To other machines more must be on its way.
+/// What the system is asked to keep of bytes that are sent over loopback and not read yet. Of the 4 MiB that it would grow
+/// to, much has left the caches by the time it is read, which costs a quarter of the speed. To other machines more must be
+/// on its way.
 const LOCAL_SEND_BUFFER: usize = 256 << 10;
 
 /// Runs `opening` within the connect deadline.
@@ -96,24 +97,15 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn has_left(stream: &TcpStream) -> bool {
-    match socket2::SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-    }
-}
-
 /// Settings of a connected socket.
 pub(crate) fn tune(stream: &TcpStream, peer: SocketAddr) -> Result<()> {
-    let tuned = || {
-        // Frames are written whole; waiting for more to fill a segment only adds delay.
-        stream.set_nodelay(true)?;
-        if peer.ip().to_canonical().is_loopback() {
-            socket2::SockRef::from(stream).set_send_buffer_size(LOCAL_SEND_BUFFER)?;
-        }
-        Ok(())
-    };
-    tuned().map_err(|source| IoFault::Broken { peer: peer.to_string(), source }.into())
+    if peer.ip().to_canonical().is_loopback()
+        && let Err(error) = socket2::SockRef::from(stream).set_send_buffer_size(LOCAL_SEND_BUFFER)
+    {
+        tracing::trace!(%peer, %error, "the send buffer stays as it is");
+    }
+    // Frames are written whole; waiting for more to fill a segment only adds delay.
+    Ok(stream.set_nodelay(true).map_err(|source| IoFault::Broken { peer: peer.to_string(), source })?)
 }
 
 /// Why an address cannot be listened at.
@@ -124,8 +116,8 @@ pub(crate) fn bind_fault(address: SocketAddr, source: io::Error) -> IoFault {
     }
 }
 
-/// The next connection whose peer has not left without a word: a client of any of these transports speaks first, so such
-/// a one is only in the way of others. One peer's failure, or a shortage of descriptors that passes, does not end it.
+/// The next connection whose peer has not left without a word: a client of any of these transports speaks first, so
+/// one that left in silence would only hold up the others. One peer's failure, or a shortage of descriptors that passes, does not end it.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
@@ -138,5 +130,13 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                 sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+/// Whether the peer has closed its side, or is gone, and has said nothing.
+fn has_left(stream: &TcpStream) -> bool {
+    match socket2::SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
     }
 }

@@ -1,5 +1,5 @@
 //! A context larger than a frame can be, from a file through a transport into a file, in bounded memory: its rate, and the
-//! most memory that each side ever took.
+//! most memory that each side ever took (Linux).
 //!
 //! `cargo run --release -p avp --example large_context -- [URL] [GIB] [FOLDER]`: by default `avp+tcp://127.0.0.1:0`, 5 GiB
 //! and the folder for temporary files, which must hold it twice. The cache is made up: 32 layers of 8 heads of 128
@@ -26,6 +26,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const TOKENS_PER_GIB: u32 = 8 << 10;
 const LAYERS: u32 = 32;
+const ENDED: &str = "the receiver ended early";
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
@@ -47,7 +48,7 @@ async fn main() -> Outcome<()> {
         .stdout(Stdio::piped())
         .spawn()?;
     let mut said = BufReader::new(receiver.stdout.take().unwrap()).lines();
-    let at = said.next().unwrap()?;
+    let at = said.next().ok_or(ENDED)??;
 
     let context = open_context(&source, &BufferPool::new(64 << 20))?;
     let mut peer =
@@ -56,15 +57,19 @@ async fn main() -> Outcome<()> {
     let sent = peer.hand_over(&context, &|_| ()).await?;
     let took = started.elapsed();
     peer.close().await?;
-    let of_receiver = said.next().unwrap()?;
-    receiver.wait()?;
+    let of_receiver = said.next().ok_or(ENDED)??;
+    if !receiver.wait()?.success() {
+        return Err(ENDED.into());
+    }
     println!(
-        "{sent} bytes in {} slabs over {url}: {:.2} GB/s from file to file, digests and checksums included",
+        "{sent} bytes in {} slabs over {at}: {:.2} GB/s from file to file, digests and checksums included",
         context.manifest().slab_count(),
         sent as f64 / took.as_secs_f64() / 1e9,
     );
     println!("most memory: sender {} MiB, receiver {of_receiver} MiB", most_memory()?);
-    println!("the files are {}", if same(&source, &target)? { "the same" } else { "NOT the same" });
+    if !same(&source, &target)? {
+        return Err("what was received is not what was sent".into());
+    }
     Ok(())
 }
 

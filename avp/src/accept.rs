@@ -38,7 +38,7 @@ where
         let serving = session(connection);
         sessions.spawn(async move {
             if let Err(error) = serving.await {
-                tracing::warn!(%peer, %error, "session ended");
+                tracing::debug!(%peer, %error, "session ended");
             }
         });
     }

@@ -131,6 +131,23 @@ impl SessionStore {
         }
     }
 
+    /// Ends all sessions of this peer, whose connection has ended, say; gives how many there were.
+    pub fn remove_all(&mut self, peer: &PeerId) -> usize {
+        let mut count = 0;
+        while self.remove_oldest(peer).is_some() {
+            count += 1;
+        }
+        count
+    }
+
+    /// Ends the session of this peer that expires first, to make room for another of its own.
+    pub fn remove_oldest(&mut self, peer: &PeerId) -> Option<Session> {
+        self.per_peer.get(peer)?;
+        let is_theirs = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.peer == *peer);
+        let id = self.by_expiry.iter().map(|(_, id)| id).find(|id| is_theirs(id))?.clone();
+        self.take(&id)
+    }
+
     /// Drops expired sessions and says how many there were.
     pub fn remove_expired(&mut self, now: Instant) -> usize {
         let mut count = 0;
@@ -218,6 +235,24 @@ mod tests {
         let late = mine.expires_at + Duration::from_secs(1);
         assert_eq!(store.get(&mine.id, &mallory, late), Err(SessionError::Unknown));
         assert_eq!(store.get(&mine.id, &mine.peer, now), Ok(&mine));
+    }
+
+    // spec: handshake 7.3
+    #[test]
+    fn a_peer_that_leaves_takes_its_sessions_with_it_and_its_oldest_makes_room() {
+        let now = Instant::now();
+        let mut store = SessionStore::new(StoreLimits { sessions: 10, per_peer: 2 });
+        let [old, new] =
+            [(1, now), (2, now + Duration::from_secs(1))].map(|(id, at)| session(id, "alice", at));
+        let other = session(3, "bob", now);
+        for one in [&new, &old, &other] {
+            store.insert(one.clone(), now).unwrap();
+        }
+        assert_eq!(store.insert(session(4, "alice", now), now), Err(SessionError::PeerFull { limit: 2 }));
+        assert_eq!(store.remove_oldest(&old.peer), Some(old.clone()));
+        store.insert(session(4, "alice", now), now).unwrap();
+        assert_eq!((store.remove_all(&old.peer), store.remove_all(&old.peer)), (2, 0));
+        assert_eq!(store.get(&other.id, &other.peer, now), Ok(&other));
     }
 
     // spec: handshake 7.1

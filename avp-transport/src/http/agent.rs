@@ -2,7 +2,7 @@
 //! application.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use avp_handshake::{
     Event, Hello, Negotiator, NegotiatorConfig, PeerId, Session, SessionError, SessionId, SessionStore,
@@ -87,8 +87,7 @@ impl<H: HttpHandler> HttpAgent<H> {
         negotiator.handle_frame(hello_frame(hello.to_json(), String::new()), now());
         match negotiator.poll() {
             Some(Event::Established(established)) => {
-                let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-                sessions.insert(established.session, now()).map_err(|error| HttpRefusal::from(&error))?;
+                self.keep(established.session).map_err(|error| HttpRefusal::from(&error))?;
                 let text = self.config.hello.to_json();
                 let Ok(Value::Object(mut fields)) = serde_json::from_str(&text) else {
                     return Err(internal(&"the hello of this side is no object"));
@@ -103,13 +102,26 @@ impl<H: HttpHandler> HttpAgent<H> {
         }
     }
 
+    /// Keeps a session. No request closes one, so the oldest of a peer that has many makes room for its next.
+    fn keep(&self, session: Session) -> Result<(), SessionError> {
+        let mut sessions = self.sessions();
+        match sessions.insert(session.clone(), now()) {
+            Err(SessionError::PeerFull { .. }) => {
+                sessions.remove_oldest(&session.peer);
+                sessions.insert(session, now())
+            }
+            other => other,
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, SessionStore> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The session that `id` names, if it is the caller's.
     fn session(&self, peer: &PeerId, id: &str) -> Result<Option<Session>, HttpRefusal> {
         let found = match SessionId::parse(id) {
-            Some(id) => {
-                let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-                sessions.get(&id, peer, now()).cloned()
-            }
+            Some(id) => self.sessions().get(&id, peer, now()).cloned(),
             None => Err(SessionError::Unknown),
         };
         match found {
@@ -144,6 +156,10 @@ impl<H: HttpHandler> HttpService for HttpAgent<H> {
         })
     }
 
+    fn left(&self, caller: &PeerId) {
+        self.sessions().remove_all(caller);
+    }
+
     fn takes_text(&self) -> bool {
         self.handler.takes_text()
     }
@@ -170,4 +186,48 @@ pub(super) fn hello_frame(text: String, session_id: String) -> Frame {
 /// The clock of tokio, which tests can pause, as `avp-handshake` takes it.
 pub(super) fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use avp_handshake::ModelIdentity;
+
+    use super::*;
+    use crate::connection::{Peer, PeerAddress};
+
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl HttpHandler for Deaf {
+        fn frame<'a>(
+            &'a self,
+            _: &'a HttpCaller,
+            _: Option<Session>,
+            _: Frame,
+        ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
+            Box::pin(async { Ok(HttpReply::default()) })
+        }
+    }
+
+    fn caller(name: &str) -> HttpCaller {
+        let peer = Peer::at(PeerAddress::Memory(name.to_owned()));
+        HttpCaller { peer, peer_id: PeerId::new(name), agent_id: None }
+    }
+
+    // spec: handshake 7.2, handshake 7.3
+    #[tokio::test]
+    async fn handshakes_never_use_up_what_is_there_for_sessions() {
+        let identity = ModelIdentity { model_hash: "44136fa3".into(), ..Default::default() };
+        let hello = Hello::new("agent", identity);
+        let agent = HttpAgent::new(NegotiatorConfig::new(hello.clone(), PeerId::new("self")), Deaf).unwrap();
+        for number in 0..5000 {
+            let caller = caller(&format!("connection {number}"));
+            agent.answer(&caller, &hello).unwrap();
+            agent.left(caller.peer_id());
+        }
+        for _ in 0..100 {
+            agent.answer(&caller("one with a token"), &hello).unwrap();
+        }
+        assert_eq!(agent.sessions().len(), StoreLimits::default().per_peer);
+    }
 }

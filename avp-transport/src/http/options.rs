@@ -61,7 +61,8 @@ pub struct HttpLimits {
     pub headers: usize,
     /// Connections of one peer that are not upgraded (256).
     pub connections_per_peer: usize,
-    /// Requests per second that a peer may sustain (1,000).
+    /// Requests per second that a peer may sustain (1,000). An upgrade without credentials that a connection begins with
+    /// is none.
     pub requests_per_second: u32,
     /// Requests that a peer may make in a burst (2,000).
     pub request_burst: u32,

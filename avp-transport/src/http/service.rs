@@ -37,6 +37,11 @@ pub trait HttpService: Send + Sync + fmt::Debug {
         frame: Frame,
     ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>>;
 
+    /// A caller without credentials has gone: nobody can act as `caller` any more.
+    fn left(&self, caller: &PeerId) {
+        let _ = caller;
+    }
+
     /// Whether there is somebody for text messages; otherwise they are answered with 501, unread.
     fn takes_text(&self) -> bool {
         true

@@ -123,9 +123,21 @@ impl Outbox for QuicOutbox {
         }
         let [gathered, head, payload] = &mut self.parts;
         if gathered.is_empty() && !self.begun {
-            *gathered = self.gathered.split().freeze();
+            *gathered = if self.gathered.len() <= SMALL_FRAME {
+                // Quinn keeps it until it is acknowledged, and with it all the room that was made.
+                let copy = Bytes::copy_from_slice(&self.gathered);
+                self.gathered.clear();
+                copy
+            } else {
+                self.gathered.split().freeze()
+            };
         }
-        let mut pieces = [gathered.clone(), head.clone(), payload.slice(..payload.len().min(PIECE))];
+        let mut pieces = if self.gathered.is_empty() {
+            [gathered.clone(), head.clone(), payload.slice(..payload.len().min(PIECE))]
+        } else {
+            // What was gathered since a write was given up goes before the frame.
+            [gathered.clone(), Bytes::new(), Bytes::new()]
+        };
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => none.insert(self.link.first_send().await.map_err(|error| fault::lost(&error))?),

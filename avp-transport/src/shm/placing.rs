@@ -44,14 +44,13 @@ impl Placing {
     }
 
     /// Lends the memory of a payload, which is copied into some if it lies elsewhere; gives the token of the loan. Waits
-    /// until the peer has taken enough of what came before, while `waiting` bytes are still to be written.
+    /// until the peer has taken enough of what came before.
     pub(super) async fn lend(
         &mut self,
         payload: &Bytes,
         standing: &mut Standing,
-        waiting: usize,
     ) -> Result<(Placed, Option<u64>)> {
-        if !self.room(payload.len(), standing, waiting).await? {
+        if !self.room(payload.len(), standing).await? {
             // The peer drops it unseen, so it need not be anywhere.
             return Ok((Placed::default(), None));
         }
@@ -63,7 +62,7 @@ impl Placing {
     }
 
     /// Waits until the peer has taken enough of what came before; `false` where it drops what comes.
-    async fn room(&self, len: usize, standing: &mut Standing, waiting: usize) -> Result<bool> {
+    async fn room(&self, len: usize, standing: &mut Standing) -> Result<bool> {
         loop {
             self.collect(standing)?;
             match self.lending.may_send(to_u64(len)) {
@@ -72,7 +71,7 @@ impl Placing {
                 Some(false) => {}
             }
             if standing.patience.wait(self.lending.news()).await.is_none() {
-                return Err(standing.too_slow(len, waiting));
+                return Err(standing.too_slow(len, len));
             }
         }
     }

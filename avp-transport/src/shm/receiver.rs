@@ -34,6 +34,10 @@ pub(super) struct ShmInbox {
     segments: Segments,
     returns: Arc<Returns>,
     idle: IdleWait,
+    /// Whether a frame or its records have begun, for which the peer has its time.
+    begun: bool,
+    /// The header of that frame, once judged.
+    header: Option<Header>,
     /// Records since the last frame.
     records: usize,
     /// Bytes of a refused payload that are still to come.
@@ -63,6 +67,8 @@ impl ShmInbox {
             segments: Segments::new(mode, options.shm.peer_arena),
             returns,
             idle: IdleWait::new(&options.timeouts),
+            begun: false,
+            header: None,
             records: 0,
             skipping: 0,
         };
@@ -137,20 +143,21 @@ impl Inbox for ShmInbox {
 impl ShmInbox {
     /// Waits for the first byte of a frame or record; `false` when the peer has finished.
     async fn begin(&mut self, intake: &mut Intake) -> Result<bool> {
-        if self.records == 0 {
+        if !self.begun {
             self.supply.be_patient();
         }
         if !self.supply.bytes().is_empty() {
             intake.give_way().await;
+            self.begun = true;
             return Ok(true);
         }
         if self.supply.has_descriptors() {
             return Err(broke(intake, ShmFault::ExtraDescriptor));
         }
-        match self.idle.sleep(&intake.peer, self.supply.read()).await? {
-            Ok(bytes) => Ok(bytes > 0),
-            Err(source) => Err(broken(&intake.peer, source)),
-        }
+        let read = self.idle.sleep(&intake.peer, self.supply.read()).await?;
+        let there = read.map_err(|source| broken(&intake.peer, source))? > 0;
+        self.begun |= there;
+        Ok(there)
     }
 
     /// A frame whose payload comes through the socket.
@@ -180,13 +187,16 @@ impl ShmInbox {
 
     /// The header that stands `at` bytes into what was read.
     async fn header(&mut self, intake: &mut Intake, at: usize) -> Result<Header> {
+        if let Some(header) = self.header {
+            return Ok(header);
+        }
         let mut have = 0;
         while have < Header::SIZE {
             have = (have + 1).max(self.supply.bytes().len().saturating_sub(at)).min(Header::SIZE);
             self.supply.need(&intake.peer, at + have, at + Header::SIZE).await?;
             intake.opening(self.supply.bytes().get(at..).unwrap_or_default())?;
         }
-        intake.header(self.supply.bytes().get(at..).unwrap_or_default())
+        Ok(*self.header.insert(intake.header(self.supply.bytes().get(at..).unwrap_or_default())?))
     }
 
     /// The metadata of a header `at` bytes into what was read. Header and metadata are copies: the peer cannot reach them.
@@ -196,7 +206,7 @@ impl ShmInbox {
         self.supply.need(&intake.peer, end, end).await?;
         let head = intake.head(header, self.supply.bytes().get(start..end).unwrap_or_default())?;
         self.supply.consume(end);
-        self.records = 0;
+        (self.begun, self.header, self.records) = (false, None, 0);
         Ok(head)
     }
 

@@ -46,7 +46,7 @@ impl ShmOutbox {
 
     /// Puts a frame whose payload lies in memory.
     async fn refer(&mut self, frame: EncodedFrame, standing: &mut Standing) -> Result<()> {
-        let (placed, token) = self.placing.lend(&frame.payload, standing, self.out.len()).await?;
+        let (placed, token) = self.placing.lend(&frame.payload, standing).await?;
         for (record, descriptor) in placed.before {
             self.record(record, descriptor);
         }

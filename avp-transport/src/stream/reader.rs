@@ -41,6 +41,8 @@ impl<R: AsyncRead + Unpin + Send> StreamReceiver<R> {
             idle: IdleWait::new(&options.timeouts),
             patience,
             ahead: BytesMut::new(),
+            begun: false,
+            header: None,
             bulk: false,
             skipping: 0,
         };
@@ -60,6 +62,10 @@ pub(crate) struct StreamInbox<R> {
     idle: IdleWait,
     patience: Patience,
     ahead: BytesMut,
+    /// Whether a head has begun that is not whole, and for which the peer has its time.
+    begun: bool,
+    /// Its header, once judged.
+    header: Option<Header>,
     /// Whether the last payload was large.
     bulk: bool,
     /// Bytes of a refused payload that are still to come.
@@ -79,6 +85,7 @@ impl<R: AsyncRead + Unpin + Send> Inbox for StreamInbox<R> {
         self.need(intake, head_len, to_usize(header.frame_len())).await?;
         let head = intake.head(header, self.ahead.get(Header::SIZE..head_len).unwrap_or_default())?;
         self.ahead.advance(head_len);
+        (self.begun, self.header) = (false, None);
         Ok(Some((head, None)))
     }
 
@@ -138,27 +145,33 @@ impl<R: AsyncRead + Unpin> StreamInbox<R> {
 
     /// Waits for the first byte of a frame; `false` when the peer has finished.
     async fn begin(&mut self, intake: &mut Intake) -> Result<bool> {
-        self.patience.reset();
-        if !self.ahead.is_empty() {
-            intake.give_way().await;
+        if self.begun {
             return Ok(true);
         }
-        let room = self.room(intake);
-        let reading = read_ahead(&mut self.io, &mut self.ahead, room);
-        match self.idle.wait(&intake.peer, reading).await? {
-            Ok(bytes) => Ok(bytes > 0),
-            Err(source) => Err(TransportError::broken(intake.peer.clone(), source)),
+        self.patience.reset();
+        if self.ahead.is_empty() {
+            let room = self.room(intake);
+            let reading = read_ahead(&mut self.io, &mut self.ahead, room);
+            let read = self.idle.wait(&intake.peer, reading).await?;
+            self.begun = read.map_err(|source| TransportError::broken(intake.peer.clone(), source))? > 0;
+        } else {
+            intake.give_way().await;
+            self.begun = true;
         }
+        Ok(self.begun)
     }
 
     async fn header(&mut self, intake: &mut Intake) -> Result<Header> {
+        if let Some(header) = self.header {
+            return Ok(header);
+        }
         let mut have = 0;
         while have < Header::SIZE {
             have = (have + 1).max(self.ahead.len()).min(Header::SIZE);
             self.need(intake, have, Header::SIZE).await?;
             intake.opening(&self.ahead)?;
         }
-        intake.header(&self.ahead)
+        Ok(*self.header.insert(intake.header(&self.ahead)?))
     }
 
     /// Reads until the read-ahead buffer holds `needed` bytes of `expected`.

@@ -77,6 +77,7 @@ macro_rules! conformance_tests {
             closing_delivers_everything_sent_before,
             a_sender_waits_while_the_receiver_takes_nothing,
             a_cancelled_send_leaves_the_stream_in_step,
+            nothing_overtakes_a_cancelled_flush,
             a_cancelled_receive_loses_nothing,
             a_cancelled_check_of_a_large_payload_loses_nothing,
             a_vanished_peer_is_noticed_by_both_halves,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use avp_transport::{
-    IoFault, Listener, Options, PeerFault, TransportError, TransportUrl, UsageError, connect, listen,
+    IoFault, LimitExceeded, Listener, Options, PeerFault, TransportError, TransportUrl, UsageError, connect,
+    listen,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -30,6 +31,27 @@ async fn an_unreachable_peer_is_named_with_what_to_try() {
     assert!(message.ends_with("is `avp serve` running there?"), "{message}");
     let error = connect(&url("avp+mem:nobody"), &Options::default()).await.unwrap_err();
     assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
+}
+
+// spec: limits 10.1
+#[tokio::test]
+async fn a_peer_that_stops_within_a_head_is_given_up_however_often_its_receiver_comes_back() {
+    let mut options = Options::default();
+    options.limits.frame_timeout = Duration::from_millis(300);
+    let listener = listener(&options).await;
+    let TransportUrl::Tcp { host, port } = listener.local_url() else { unreachable!() };
+    let mut peer = TcpStream::connect((host.as_str(), *port)).await.unwrap();
+    peer.write_all(b"AV\x01\x00\x00\x00").await.unwrap();
+    let mut connection = listener.accept().await.unwrap();
+    let given_up = async {
+        loop {
+            if let Ok(ended) = timeout(Duration::from_millis(50), connection.recv()).await {
+                return ended.unwrap_err();
+            }
+        }
+    };
+    let error = timeout(Duration::from_secs(30), given_up).await.expect("its time is not given anew");
+    assert!(matches!(error, TransportError::Limit(LimitExceeded::Deadline { .. })), "{error}");
 }
 
 // spec: transports 1.4

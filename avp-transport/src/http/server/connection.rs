@@ -82,6 +82,14 @@ impl Client {
     }
 }
 
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let (None, Some(service)) = (self.peer.identity(), &self.shared.http.service) {
+            service.left(&self.owner);
+        }
+    }
+}
+
 /// A request that is being served; idle time begins when there is none.
 pub(super) struct Busy(Arc<Client>);
 

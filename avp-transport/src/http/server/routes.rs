@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, HeaderValue};
+use ::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, HeaderValue, ORIGIN};
 use avp_handshake::{Hello, MAX_HELLO_BYTES, PeerId, TextMessage};
 use avp_wire::ErrorCode;
 use hyper::body::Incoming;
@@ -48,9 +48,12 @@ async fn judge<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Re
             &HttpRefusal::new(ErrorCode::BudgetSpent, "too many connections of this peer"),
         );
     }
-    // Where a connection begins with its upgrade, what limits connections is enough, as over TCP.
-    let is_upgrade = request.uri().path() == CONNECT && client.is_first_request();
-    if !is_upgrade && !client.presence.request() {
+    // Where a connection begins with its upgrade, what limits connections is enough, as over TCP; but not guesses of tokens.
+    let is_exempt = client.is_first_request()
+        && request.uri().path() == CONNECT
+        && upgrade::is_asked_by(&request)
+        && !request.headers().contains_key(AUTHORIZATION);
+    if !is_exempt && !client.presence.request() {
         return refuse(request, &HttpRefusal::new(ErrorCode::BudgetSpent, "too many requests of this peer"));
     }
     let Some(endpoint) = Endpoint::of(request.uri().path(), &client) else {
@@ -69,6 +72,10 @@ async fn judge<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Re
         Ok(identity) => identity,
         Err(refusal) => return refuse_and_count(&client, request, &refusal),
     };
+    if identity.is_none() && request.headers().contains_key(ORIGIN) {
+        // Any page that somebody opens could use the agent on their machine, which asks for no credentials.
+        return refuse(request, &HttpRefusal::with_status(403, "web pages have to show credentials"));
+    }
     if let Endpoint::Connect = endpoint {
         return upgrade::answer::<S>(&client, request, identity);
     }

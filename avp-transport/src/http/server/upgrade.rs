@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::http::header::{CONNECTION, UPGRADE};
 use avp_wire::ErrorCode;
 use hyper::body::Incoming;
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -23,7 +23,7 @@ pub(super) fn answer<S: Socket>(
     mut request: Request<Incoming>,
     identity: Option<String>,
 ) -> Response<OutBody> {
-    if request.version() != Version::HTTP_11 || !asks(request.headers()) {
+    if !is_asked_by(&request) {
         let wrong = HttpRefusal::with_status(426, "ask for `Upgrade: avp/1` over HTTP/1.1");
         return respond::upgrade(respond::refusal(&wrong), StatusCode::UPGRADE_REQUIRED);
     }
@@ -54,6 +54,11 @@ pub(super) fn answer<S: Socket>(
         room.send(place.into_iter().fold(connection, |connection, place| connection.with_half_open(place)));
     });
     respond::upgrade(Response::new(OutBody::default()), StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether a request asks for an upgrade to this protocol, and can.
+pub(super) fn is_asked_by(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11 && *request.method() == Method::GET && asks(request.headers())
 }
 
 fn asks(headers: &HeaderMap) -> bool {

@@ -78,15 +78,40 @@ async fn connections_that_begin_with_their_upgrade_are_not_counted_as_requests()
     (http.limits.request_burst, http.limits.requests_per_second) = (1, 1);
     let listener = serve(Options::default(), http).await;
     let client = client(&listener, Options::default());
-    client.health().await.unwrap();
-    client.health().await.unwrap_err();
+    let spend = async || while client.health().await.is_ok() {};
+    spend().await;
     for _ in 0..3 {
         drop(avp_transport::connect(listener.local_url(), &Options::default()).await.unwrap());
     }
-    // Nor is what follows on a connection free because it asks for the same.
-    let ask = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\nGET /avp/v2/connect HTTP/1.1\r\nHost: h\r\n\r\n";
-    let answer = talk(listener.local_url(), ask).await;
-    assert_eq!(answer.matches("HTTP/1.1 429").count(), 2, "{answer}");
+    let connect = "GET /avp/v2/connect HTTP/1.1\r\nHost: h\r\n";
+    let upgrade = "Connection: upgrade\r\nUpgrade: avp/1\r\n\r\n";
+    let answer = talk(listener.local_url(), format!("{connect}{upgrade}")).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    // What only looks like it, a guess of a token, and what does not come first.
+    for (requests, refused) in [
+        (format!("{connect}\r\n"), 1),
+        (format!("{connect}Authorization: Bearer guess\r\n{upgrade}"), 1),
+        (format!("GET /health HTTP/1.1\r\nHost: h\r\n\r\n{connect}{upgrade}"), 2),
+    ] {
+        spend().await;
+        let answer = talk(listener.local_url(), requests).await;
+        assert_eq!(answer.matches("HTTP/1.1 429").count(), refused, "{answer}");
+    }
+}
+
+// spec: http 2.9
+#[tokio::test]
+async fn a_web_page_without_credentials_is_refused() {
+    let listener = serve(Options::default(), service(true)).await;
+    for (origin, status) in [("", 200), ("Origin: http://page.example\r\n", 403), ("Origin: null\r\n", 403)] {
+        let body = r#"{"content":"hi"}"#;
+        let head = format!(
+            "POST /avp/v2/text HTTP/1.1\r\nHost: h\r\n{origin}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = talk(listener.local_url(), format!("{head}{body}")).await;
+        assert_eq!(parts(&answer).0, status, "{answer}");
+    }
 }
 
 // spec: http 5.4
