@@ -214,9 +214,9 @@ fn a_browser_at_a_port_costs_a_line_in_the_log_that_says_so() {
         let _ = browser.read_to_end(&mut Vec::new());
     };
     let (plain_log, file) = log("plain");
-    let plain = Server::run(Server::command(MODEL, &[]).stderr(file));
+    let plain = Server::run(Server::command(MODEL, &[]).env("AVP_LOG", "debug").stderr(file));
     browse(&plain);
-    names(&logged(&plain_log, "HTTP request"), &["WARN", "127.0.0.1"]);
+    names(&logged(&plain_log, "HTTP request"), &["DEBUG", "127.0.0.1"]);
     answers(ask(&plain.url, &[]));
 
     let (secure_log, file) = log("secure");
