@@ -116,8 +116,9 @@ pub(crate) fn bind_fault(address: SocketAddr, source: io::Error) -> IoFault {
     }
 }
 
-/// The next connection whose peer has not left without a word: a client of any of these transports speaks first, so
-/// one that left in silence would only hold up the others. One peer's failure, or a shortage of descriptors that passes, does not end it.
+/// The next connection whose peer has not left without a word: a client of any of these transports speaks first, so one
+/// that left in silence would only hold up the others. One peer's failure, or a shortage of descriptors that passes, does
+/// not end it.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
