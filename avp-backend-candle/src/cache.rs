@@ -29,7 +29,7 @@ pub(crate) struct LayerKv {
 impl LayerKv {
     fn zeros(shape: &CacheShape, capacity: usize) -> Result<Self> {
         let dims = (1, shape.kv_heads, capacity, shape.head_dim);
-        probe(shape, capacity)?;
+        probe(shape, 1, capacity)?;
         Ok(Self {
             k: Tensor::zeros(dims, shape.dtype, &shape.device)?,
             v: Tensor::zeros(dims, shape.dtype, &shape.device)?,
@@ -47,9 +47,9 @@ impl LayerKv {
     }
 }
 
-/// Asks for the memory of a cache first, since a failed allocation inside of candle would abort.
-fn probe(shape: &CacheShape, capacity: usize) -> Result<()> {
-    let bytes = [shape.kv_heads, shape.head_dim, shape.dtype.size_in_bytes()]
+/// Asks for the memory of so many layers first, since a failed allocation inside of candle would abort.
+fn probe(shape: &CacheShape, layers: usize, capacity: usize) -> Result<()> {
+    let bytes = [layers, 2, shape.kv_heads, shape.head_dim, shape.dtype.size_in_bytes()]
         .into_iter()
         .try_fold(capacity, usize::checked_mul);
     let fits = bytes.is_some_and(|b| Vec::<u8>::new().try_reserve_exact(b).is_ok());
@@ -91,7 +91,8 @@ impl Filled {
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
     shape: CacheShape,
-    layers: Vec<Arc<LayerKv>>,
+    /// A layer takes memory when it is first written: a context that is announced and does not come costs none.
+    layers: Vec<Option<Arc<LayerKv>>>,
     /// What each layer holds; at least [`len`](Self::len) positions, more while an import is under way.
     filled: Vec<Filled>,
     len: usize,
@@ -101,8 +102,8 @@ pub(crate) struct KvCache {
 impl KvCache {
     /// An empty cache with room for `capacity` positions.
     pub(crate) fn new(shape: CacheShape, capacity: usize) -> Result<Self> {
-        let layers = (0..shape.layers).map(|_| LayerKv::zeros(&shape, capacity).map(Arc::new));
-        let layers = layers.collect::<Result<Vec<_>>>()?;
+        probe(&shape, shape.layers, capacity)?;
+        let layers = vec![None; shape.layers];
         Ok(Self { filled: vec![Filled::default(); layers.len()], layers, shape, len: 0, capacity })
     }
 
@@ -123,8 +124,11 @@ impl KvCache {
         if total <= self.capacity {
             return Ok(());
         }
-        let grown = |(layer, filled): (&Arc<LayerKv>, &Filled)| {
-            layer.copied(&self.shape, total, filled.reach()).map(Arc::new)
+        probe(&self.shape, self.layers.len(), total)?;
+        let grown = |(layer, filled): (&Option<Arc<LayerKv>>, &Filled)| {
+            let copied =
+                |layer: &Arc<LayerKv>| layer.copied(&self.shape, total, filled.reach()).map(Arc::new);
+            layer.as_ref().map(copied).transpose()
         };
         self.layers = self.layers.iter().zip(&self.filled).map(grown).collect::<Result<Vec<_>>>()?;
         self.capacity = total;
@@ -139,7 +143,8 @@ impl KvCache {
     /// Layer `index` for reading.
     pub(crate) fn layer(&self, index: usize) -> Result<&LayerKv> {
         match self.layers.get(index) {
-            Some(layer) => Ok(layer),
+            Some(Some(layer)) => Ok(layer),
+            Some(None) => candle_core::bail!("layer {index} holds nothing yet"),
             None => candle_core::bail!("layer {index} of {}", self.layers.len()),
         }
     }
@@ -151,10 +156,12 @@ impl KvCache {
         let Some(layer) = self.layers.get_mut(index) else {
             candle_core::bail!("layer {index} is out of range");
         };
-        if Arc::get_mut(layer).is_none() {
-            *layer = Arc::new(layer.copied(&self.shape, capacity, used)?);
+        match layer {
+            Some(own) if Arc::strong_count(own) == 1 => {}
+            Some(shared) => *shared = Arc::new(shared.copied(&self.shape, capacity, used)?),
+            None => *layer = Some(Arc::new(LayerKv::zeros(&self.shape, capacity)?)),
         }
-        Ok(layer)
+        self.layer(index)
     }
 
     /// Writes keys and values `[1, kv_heads, n, head_dim]` of layer `index` at position `at`. The length stays
@@ -177,5 +184,54 @@ impl KvCache {
             filled.add(run);
         }
         self.len = self.filled.iter().map(|filled| filled.prefix).min().unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache() -> KvCache {
+        let shape =
+            CacheShape { layers: 3, kv_heads: 1, head_dim: 2, dtype: DType::F32, device: Device::Cpu };
+        KvCache::new(shape, 4).unwrap()
+    }
+
+    fn there(cache: &KvCache) -> Vec<usize> {
+        (0..3).filter(|&index| cache.layer(index).is_ok()).collect()
+    }
+
+    #[test]
+    fn a_layer_takes_memory_when_it_is_written_also_where_the_cache_grows() {
+        let mut cache = cache();
+        assert!(there(&cache).is_empty());
+        cache.layer_mut(1).unwrap();
+        cache.grow(8).unwrap();
+        assert_eq!(there(&cache), [1]);
+        assert_eq!(cache.layer(1).unwrap().k.dims4().unwrap(), (1, 1, 8, 2));
+    }
+
+    #[test]
+    fn a_fork_shares_a_layer_until_one_of_them_writes_it() {
+        let mut cache = cache();
+        let ones = Tensor::ones((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap();
+        cache.write(0, 0, &ones, &ones).unwrap();
+        cache.fill(0, &(0..1));
+        let mut fork = cache.clone();
+        let same = |a: &KvCache, b: &KvCache| std::ptr::eq(a.layer(0).unwrap(), b.layer(0).unwrap());
+        assert!(same(&cache, &fork));
+        fork.write(0, 1, &ones, &ones).unwrap();
+        assert!(!same(&cache, &fork));
+        let first =
+            |cache: &KvCache| cache.layer(0).unwrap().k.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(first(&fork)[..4], [1.0; 4]);
+        assert_eq!(first(&cache)[..4], [1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_cache_beyond_all_memory_is_refused_before_anything_is_taken() {
+        let shape =
+            CacheShape { layers: 3, kv_heads: 1, head_dim: 2, dtype: DType::F32, device: Device::Cpu };
+        assert!(KvCache::new(shape, usize::MAX / 8).unwrap_err().to_string().contains("ask for fewer"));
     }
 }

@@ -33,7 +33,6 @@ impl From<IpAddr> for PeerKey {
     }
 }
 
-#[cfg(target_os = "linux")]
 impl PeerKey {
     /// The processes of a user of this machine.
     pub(crate) fn user(uid: u32) -> Self {

@@ -31,6 +31,7 @@ mod memory;
 mod negotiate;
 mod open;
 mod options;
+mod party;
 mod patience;
 mod quic;
 mod receiver;
@@ -60,6 +61,7 @@ pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use negotiate::{negotiate_client, negotiate_server};
 pub use open::{connect, connector, listen};
 pub use options::{Budgets, Options, Timeouts};
+pub use party::Party;
 pub use quic::{Congestion, QuicConnector, QuicListener, QuicOptions};
 #[cfg(target_os = "linux")]
 pub use shm::{ShmConnector, ShmListener};

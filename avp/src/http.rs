@@ -8,15 +8,15 @@ use avp_backend::{Context, Verification};
 use avp_handshake::{MessageError, NegotiatorConfig, PeerId, Reject, Session, TextMessage};
 use avp_transport::{
     BoxFuture, HttpAgent, HttpCaller, HttpHandler, HttpListener, HttpRefusal, HttpReply, HttpServerOptions,
-    Listener, TransportError, TransportUrl,
+    Listener, Party, TransportError, TransportUrl,
 };
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::slab::TransferId;
 use avp_wire::{ErrorCode, Frame, Mode, PayloadType, TransmitResponse};
-use tokio::sync::SemaphorePermit;
 
 use crate::answering::{Behind, Question, answer, import, turn};
 use crate::exchange::{GenerateRequest, answer_message, question_of};
+use crate::places::Working;
 use crate::server::Shared;
 
 /// Listens at an HTTP address for requests and for connections.
@@ -40,14 +40,15 @@ struct Requests {
 
 impl Requests {
     /// A place for a request among those of the sessions.
-    fn place(&self) -> Result<SemaphorePermit<'_>, HttpRefusal> {
+    fn place(&self, caller: &HttpCaller) -> Result<Working, HttpRefusal> {
         let most = self.shared.options.max_sessions;
-        let busy = |_| {
+        let busy = || {
             let message =
                 format!("this agent serves {most} sessions and requests, its most; try again later");
             HttpRefusal::new(ErrorCode::Busy, message)
         };
-        self.shared.sessions.try_acquire().map_err(busy)
+        let place = self.shared.places.take(Party::from(caller.peer()));
+        Ok(place.ok_or_else(busy)?.work())
     }
 }
 
@@ -66,7 +67,7 @@ impl HttpHandler for Requests {
     ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
         let request = Request { shared: &self.shared, caller, session };
         Box::pin(async move {
-            let _place = self.place()?;
+            let _place = self.place(caller)?;
             request.frame(frame).await.map_err(refusal)
         })
     }
@@ -83,7 +84,7 @@ impl HttpHandler for Requests {
     ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
         let request = Request { shared: &self.shared, caller, session };
         Box::pin(async move {
-            let _place = self.place()?;
+            let _place = self.place(caller)?;
             let asked = Asked::of(Ok(message), None).map_err(refusal)?;
             request.text(asked).await.map_err(refusal)
         })
@@ -165,7 +166,8 @@ impl Request<'_> {
         let context = import(Arc::clone(self.shared), frame).await?;
         let id = named.unwrap_or_else(|| TransferId::from_random(rand::random()));
         if let Some(session) = keeping {
-            self.shared.kept.put(session, id.clone(), context.clone())?;
+            let party = Party::from(self.caller.peer());
+            self.shared.kept.put(party, session, id.clone(), context.clone())?;
         }
         match asked {
             Some(asked) => self.answer(asked, Behind::Context(context)).await,

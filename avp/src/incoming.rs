@@ -1,9 +1,8 @@
 //! Contexts on their way in, slab by slab (docs/spec/slabs.md, 8): the receiving side. What has come of a transfer is
 //! kept for a while after its connection broke.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use avp_handshake::Reject;
 use avp_wire::slab::{Ack, Delivery, Manifest, Received, Round, Slab, SlabError, TransferId};
@@ -11,8 +10,16 @@ use avp_wire::{ErrorCode, Frame, Limits, Metadata, ext};
 
 use crate::outgoing::bytes_of;
 
+mod transfers;
+
+pub(crate) use transfers::{Key, Transfers};
+
 /// Damaged slabs of a transfer before it is given up.
 const MAX_DAMAGED: u32 = 16;
+
+/// What the sender of a transfer hears that had to make room.
+const GIVEN_UP: &str =
+    "nothing came of this context for a while, and another peer got its place; send it again later";
 
 /// Where the slabs of a transfer go.
 pub(crate) trait SlabSink: Send + Sized + 'static {
@@ -116,6 +123,14 @@ impl<S: SlabSink> Slot<S> {
 
     fn lock(&self) -> MutexGuard<'_, Incoming<S>> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up a transfer that is not whole: its place goes to another.
+    fn give_up(&self) {
+        let mut incoming = self.lock();
+        if let State::Arriving(_) = incoming.state {
+            incoming.state = State::Failed(Reject::new(ErrorCode::Busy, GIVEN_UP));
+        }
     }
 
     fn answer(
@@ -225,126 +240,6 @@ impl<S: SlabSink> Incoming<S> {
     /// A failure of the sink is one of the whole transfer.
     fn note(&mut self, outcome: Result<(), Reject>) -> Result<(), Reject> {
         outcome.inspect_err(|reject| self.state = State::Failed(reject.clone()))
-    }
-}
-
-/// Who sends a transfer, where that was shown, and its id. A peer that nobody has authenticated is known by the id alone.
-pub(crate) type Key = (Option<String>, TransferId);
-
-/// The transfers that are known.
-pub(crate) struct Transfers<S: SlabSink> {
-    known: Mutex<HashMap<Key, Known<S>>>,
-    most: usize,
-    most_bytes: u64,
-    keep: Duration,
-    limits: Limits,
-}
-
-struct Known<S: SlabSink> {
-    shared: Shared<S>,
-    /// Of the whole cache.
-    bytes: u64,
-    /// When it was last seen in use.
-    used: Instant,
-}
-
-impl<S: SlabSink> Known<S> {
-    /// Whether no connection has it.
-    fn is_free(&self) -> bool {
-        Arc::strong_count(&self.shared) == 1
-    }
-}
-
-impl<S: SlabSink> Transfers<S> {
-    /// Knows at most `most` transfers of `most_bytes` together, each for `keep` after its last slab or question.
-    pub(crate) fn new(most: usize, most_bytes: u64, keep: Duration, limits: Limits) -> Self {
-        Self { known: Mutex::default(), most, most_bytes, keep, limits }
-    }
-
-    /// Takes a manifest from `sender`: the first of its transfer, for which `sink` is made, or the same again.
-    pub(crate) fn manifest(
-        &self,
-        sender: Option<String>,
-        frame: &Frame,
-        sink: impl FnOnce(&Manifest, &TransferId) -> Result<S, Reject>,
-    ) -> Result<(Shared<S>, Ack, Round), Reject> {
-        let (manifest, id) = Manifest::from_frame(frame).map_err(|error| refusal(&error))?;
-        let shared = self.known_or(sender, frame, manifest, id, sink)?;
-        let (ack, round) = {
-            let mut incoming = shared.lock();
-            if incoming.metadata != described(frame) {
-                return Err(refusal(&SlabError::OtherManifest));
-            }
-            incoming.used = Instant::now();
-            let (ack, round) = incoming.delivery.begin(&manifest).map_err(|error| refusal(&error))?;
-            let incoming = if ack.is_complete() { shared.end(incoming).0 } else { incoming };
-            if let Some(Err(reject)) = incoming.whole() {
-                return Err(reject);
-            }
-            (ack, round)
-        };
-        Ok((shared, ack, round))
-    }
-
-    /// Forgets transfers that have not been used for their time. For a timer: nothing else may come.
-    pub(crate) fn sweep(&self) {
-        self.sweep_in(&mut self.known());
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<Key, Known<S>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known_or(
-        &self,
-        sender: Option<String>,
-        frame: &Frame,
-        manifest: Manifest,
-        id: TransferId,
-        sink: impl FnOnce(&Manifest, &TransferId) -> Result<S, Reject>,
-    ) -> Result<Shared<S>, Reject> {
-        let key = (sender, id.clone());
-        let mut known = self.known();
-        self.sweep_in(&mut known);
-        if let Some(entry) = known.get(&key) {
-            let has_failed = matches!(entry.shared.whole_now(), Some(Err(_)));
-            if !has_failed {
-                return Ok(Arc::clone(&entry.shared));
-            }
-            // What made it fail may be over.
-            known.remove(&key);
-        }
-        let bytes = bytes_of(&manifest.kv);
-        self.make_room(&mut known, bytes)?;
-        let sink = sink(&manifest, &id)?;
-        let incoming = Incoming::begin(frame, manifest, id, sink, &self.limits)?;
-        let shared = Slot::new(incoming);
-        known.insert(key, Known { shared: Arc::clone(&shared), bytes, used: Instant::now() });
-        Ok(shared)
-    }
-
-    fn sweep_in(&self, known: &mut HashMap<Key, Known<S>>) {
-        for entry in known.values_mut() {
-            // One that is locked is in use.
-            let incoming = entry.shared.incoming.try_lock();
-            entry.used = incoming.map_or_else(|_| Instant::now(), |incoming| incoming.used);
-        }
-        known.retain(|_, entry| !entry.is_free() || entry.used.elapsed() < self.keep);
-    }
-
-    /// Forgets the longest unused transfers for one of `bytes`.
-    fn make_room(&self, known: &mut HashMap<Key, Known<S>>, bytes: u64) -> Result<(), Reject> {
-        loop {
-            let held: u64 = known.values().fold(0, |sum, entry| sum.saturating_add(entry.bytes));
-            if known.len() < self.most && held.saturating_add(bytes) <= self.most_bytes {
-                return Ok(());
-            }
-            let free = known.iter().filter(|(_, entry)| entry.is_free());
-            let Some(oldest) = free.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
-                return Err(Reject::new(ErrorCode::Busy, "no room for a further context; try again later"));
-            };
-            known.remove(&oldest);
-        }
     }
 }
 

@@ -6,13 +6,17 @@ use std::time::{Duration, Instant};
 
 use avp_backend::Context;
 use avp_handshake::{Reject, SessionId};
+use avp_transport::Party;
 use avp_wire::ErrorCode;
 use avp_wire::slab::TransferId;
+
+use crate::places::{Holding, makes_room};
 
 /// A session, and what a context is called in it.
 type Key = (SessionId, TransferId);
 
-/// What is kept. Where room is needed, what was not used for the longest time goes.
+/// What is kept. Where room is needed, what was not used for the longest time goes: in a session, or of the peer that has
+/// most here.
 pub(crate) struct Kept {
     known: Mutex<HashMap<Key, Entry>>,
     most: usize,
@@ -22,6 +26,7 @@ pub(crate) struct Kept {
 }
 
 struct Entry {
+    party: Party,
     context: Context,
     bytes: u64,
     used: Instant,
@@ -34,23 +39,37 @@ impl Kept {
         Self { known: Mutex::default(), most, most_bytes, most_of_session, keep }
     }
 
-    /// Keeps a context. One of the same name in the session is forgotten.
-    pub(crate) fn put(&self, session: &SessionId, id: TransferId, context: Context) -> Result<(), Reject> {
+    /// Keeps a context that came from `party`. One of the same name in the session is forgotten.
+    pub(crate) fn put(
+        &self,
+        party: Party,
+        session: &SessionId,
+        id: TransferId,
+        context: Context,
+    ) -> Result<(), Reject> {
         let bytes = u64::try_from(context.kv_bytes()).unwrap_or(u64::MAX);
         if bytes > self.most_bytes || self.most == 0 || self.most_of_session == 0 {
-            return Err(Reject::new(ErrorCode::Busy, "no room to keep a context of this size"));
+            return Err(no_room());
         }
         let mut known = self.known();
         self.sweep_in(&mut known);
         known.remove(&(session.clone(), id.clone()));
         while known.keys().filter(|key| key.0 == *session).count() >= self.most_of_session {
-            forget_oldest(&mut known, |key| key.0 == *session);
+            forget_oldest_of(session, &mut known);
         }
-        let held = |known: &HashMap<Key, Entry>| known.values().map(|entry| entry.bytes).sum::<u64>();
-        while known.len() >= self.most || held(&known) > self.most_bytes - bytes {
-            forget_oldest(&mut known, |_| true);
+        loop {
+            let held = known.values().map(|entry| entry.bytes).sum::<u64>();
+            let counts: fn(u64) -> u64 = match (known.len() >= self.most, held > self.most_bytes - bytes) {
+                (true, _) => |_| 1,
+                (false, true) => |bytes| bytes,
+                (false, false) => break,
+            };
+            let holdings: Vec<_> =
+                known.iter().map(|(key, entry)| entry.holding(key, counts, &party)).collect();
+            let goes = makes_room(&holdings, &party, counts(bytes)).ok_or_else(no_room)?;
+            known.remove(goes);
         }
-        known.insert((session.clone(), id), Entry { context, bytes, used: Instant::now() });
+        known.insert((session.clone(), id), Entry { party, context, bytes, used: Instant::now() });
         Ok(())
     }
 
@@ -83,8 +102,22 @@ impl Kept {
     }
 }
 
-fn forget_oldest(known: &mut HashMap<Key, Entry>, which: impl Fn(&Key) -> bool) {
-    let oldest = known.iter().filter(|(key, _)| which(key)).min_by_key(|(_, entry)| entry.used);
+impl Entry {
+    fn holding(&self, key: &Key, counts: fn(u64) -> u64, newcomer: &Party) -> Holding<Key> {
+        let Self { party, bytes, used, .. } = self;
+        let is_spare = party == newcomer;
+        let (key, party, size) = (key.clone(), party.clone(), counts(*bytes));
+        Holding { key, party, size, used: *used, is_movable: true, is_spare }
+    }
+}
+
+fn no_room() -> Reject {
+    Reject::new(ErrorCode::Busy, "no room to keep a context of this size; try again later")
+}
+
+fn forget_oldest_of(session: &SessionId, known: &mut HashMap<Key, Entry>) {
+    let own = known.iter().filter(|(key, _)| key.0 == *session);
+    let oldest = own.min_by_key(|(_, entry)| entry.used);
     if let Some(key) = oldest.map(|(key, _)| key.clone()) {
         known.remove(&key);
     }
@@ -95,12 +128,22 @@ mod tests {
     use avp_backend::testing::{MatrixBackend, MatrixTables};
     use avp_backend::{Prompt, ThinkOptions, think};
 
+    use avp_transport::{Peer, PeerAddress};
+
     use super::*;
 
     fn context() -> Context {
         let tables = MatrixTables { hidden_dim: 2, input: vec![1.0; 512], output: None };
         let model = MatrixBackend::new("model", tables, 64);
         think(&model, &Prompt::Raw("a".into()), None, &ThinkOptions::default(), &mut |_| ()).unwrap()
+    }
+
+    fn peer(name: &str) -> Party {
+        Party::from(&Peer::at(PeerAddress::Memory(name.into())).with_identity(name.into()))
+    }
+
+    fn party() -> Party {
+        peer("somebody")
     }
 
     fn names() -> [TransferId; 4] {
@@ -120,16 +163,16 @@ mod tests {
         let (context, sessions) = (context(), [[1; 16], [2; 16]].map(SessionId::from_random));
         let kept = Kept::new(3, u64::MAX, 2, Duration::from_secs(60));
         for id in names().into_iter().take(2) {
-            kept.put(&sessions[0], id, context.clone()).unwrap();
+            kept.put(party(), &sessions[0], id, context.clone()).unwrap();
         }
         let [a, b, c, d] = names();
         kept.get(&sessions[0], &a).unwrap();
-        kept.put(&sessions[0], c, context.clone()).unwrap();
+        kept.put(party(), &sessions[0], c, context.clone()).unwrap();
         assert_eq!(there(&kept, &sessions[0]), "ac", "two of a session");
-        kept.put(&sessions[1], b.clone(), context.clone()).unwrap();
-        kept.put(&sessions[1], b, context.clone()).unwrap();
+        kept.put(party(), &sessions[1], b.clone(), context.clone()).unwrap();
+        kept.put(party(), &sessions[1], b, context.clone()).unwrap();
         assert_eq!(there(&kept, &sessions[0]), "ac", "one of the same name takes no place");
-        kept.put(&sessions[1], d, context).unwrap();
+        kept.put(party(), &sessions[1], d, context).unwrap();
         assert_eq!((there(&kept, &sessions[0]), there(&kept, &sessions[1])), ("c".into(), "bd".into()));
     }
 
@@ -141,14 +184,29 @@ mod tests {
         let [a, b, c, _] = names();
         let kept = Kept::new(9, 2 * bytes, 9, Duration::from_secs(60));
         for id in [a.clone(), b, c] {
-            kept.put(&session, id, context.clone()).unwrap();
+            kept.put(party(), &session, id, context.clone()).unwrap();
         }
         assert_eq!(there(&kept, &session), "bc");
         let none = Kept::new(9, bytes - 1, 9, Duration::from_secs(60));
-        let reject = none.put(&session, a.clone(), context.clone()).unwrap_err();
+        let reject = none.put(party(), &session, a.clone(), context.clone()).unwrap_err();
         assert_eq!(reject.code, Some(ErrorCode::Busy));
         let brief = Kept::new(9, u64::MAX, 9, Duration::ZERO);
-        brief.put(&session, a.clone(), context).unwrap();
+        brief.put(party(), &session, a.clone(), context).unwrap();
         assert_eq!(brief.get(&session, &a).unwrap_err().code, Some(ErrorCode::SlabsMissing));
+    }
+
+    // spec: limits 8.2
+    #[test]
+    fn a_peer_that_fills_the_place_pushes_out_its_own_and_keeps_nobody_out() {
+        let (context, sessions) = (context(), [[1; 16], [2; 16]].map(SessionId::from_random));
+        let kept = Kept::new(3, u64::MAX, 9, Duration::from_secs(60));
+        let [a, b, c, d] = names();
+        for id in [a.clone(), b, c] {
+            kept.put(peer("greedy"), &sessions[0], id, context.clone()).unwrap();
+        }
+        kept.put(peer("honest"), &sessions[1], a, context.clone()).unwrap();
+        assert_eq!((there(&kept, &sessions[0]), there(&kept, &sessions[1])), ("bc".into(), "a".into()));
+        kept.put(peer("greedy"), &sessions[0], d, context).unwrap();
+        assert_eq!((there(&kept, &sessions[0]), there(&kept, &sessions[1])), ("cd".into(), "a".into()));
     }
 }

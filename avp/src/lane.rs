@@ -19,7 +19,7 @@ use crate::answering::{Behind, Question, answer, blocking, import, internal, tur
 use crate::context_sink::ContextSink;
 use crate::exchange::{answer_message, question_of, text_frame};
 use crate::incoming::{self, Answer};
-use crate::session::{Counted, Session, is_idle};
+use crate::session::{Session, is_idle};
 
 /// Questions of one transfer that may wait for the one that is being answered.
 const MAX_WAITING: usize = 16;
@@ -161,6 +161,7 @@ impl Lane {
 
     /// Takes a frame; breaks where the lane ends with it.
     async fn take(&mut self, frame: Frame) -> Result<ControlFlow<()>, TransportError> {
+        self.session.place.touch();
         let kind = frame.kind();
         let refusal = match self.handle(frame).await {
             Ok(replies) => {
@@ -265,7 +266,7 @@ impl Lane {
         let session = Arc::clone(&self.session);
         let begun = blocking(move || {
             let shared = &session.shared;
-            shared.transfers.manifest(session.sender.clone(), &frame, |manifest, _| {
+            shared.transfers.manifest(&session.peer, &frame, |manifest, _| {
                 ContextSink::begin(&frame.metadata, &manifest.kv, &shared.agent, shared.options.policy)
             })
         });
@@ -370,7 +371,7 @@ impl Lane {
 async fn answered(session: Arc<Session>, question: Question) -> Result<Frame, Reject> {
     let shared = &session.shared;
     let turn = turn(shared, &question.behind).await?;
-    let _counted = Counted::new(&session);
+    let _working = session.place.work();
     let written = answer(shared, &session.peer_name, question, turn).await?;
     Ok(text_frame(answer_message(&session.id, shared.agent.name(), written), None))
 }

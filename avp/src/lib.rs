@@ -21,6 +21,7 @@ mod kept;
 mod lane;
 mod outgoing;
 mod peer;
+mod places;
 mod receive;
 mod retry;
 mod server;

@@ -9,13 +9,12 @@ use std::time::Duration;
 use avp_backend::{ModelInfo, VerificationPolicy, check_context};
 use avp_handshake::{NegotiatorConfig, Reject};
 use avp_transport::{
-    Connection, Listener, Options as TransportOptions, Transfer, Transfers, TransportError, TransportUrl,
-    listen, negotiate_server,
+    Connection, Listener, Options as TransportOptions, Party, Peer, Transfer, Transfers, TransportError,
+    TransportUrl, listen, negotiate_server,
 };
 use avp_wire::ext::FrameKind;
 use avp_wire::slab::{Ack, Manifest, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::accept::accept;
@@ -23,6 +22,7 @@ use crate::agent::hello_of;
 use crate::answering::{blocking, import_refusal, internal};
 use crate::file::FileSink;
 use crate::incoming::{self, Answer, Key};
+use crate::places::{Place, Places};
 use crate::server::ServeError;
 use crate::session::{is_idle, turn_away};
 
@@ -46,7 +46,7 @@ pub struct ReceiveOptions {
     pub policy: VerificationPolicy,
     /// For how long a transfer whose connection broke is kept. 10 minutes.
     pub keep: Duration,
-    /// Sessions at a time. 64.
+    /// Sessions at a time. They make room as those of [`ServeOptions::max_sessions`](crate::ServeOptions::max_sessions) do. 64.
     pub max_sessions: usize,
     /// Transfers at a time, arriving or kept for senders that come back. 64.
     pub max_kept: usize,
@@ -105,7 +105,7 @@ struct Shared {
     into: ReceiveInto,
     /// The transfer that a single file is of: the first that was whole.
     only: Arc<OnceLock<Key>>,
-    sessions: Semaphore,
+    places: Places,
     max_sessions: usize,
     policy: VerificationPolicy,
     transfers: incoming::Transfers<FileSink>,
@@ -132,7 +132,7 @@ pub async fn receive(
         model,
         into,
         only: Arc::default(),
-        sessions: Semaphore::new(max_sessions),
+        places: Places::new(max_sessions),
         max_sessions,
         policy,
         transfers: incoming::Transfers::new(max_kept, u64::MAX, keep, transport.limits),
@@ -164,14 +164,15 @@ async fn session(shared: Arc<Shared>, mut connection: Connection) -> Result<(), 
     let mut config = NegotiatorConfig::new(hello_of(&shared.name, &shared.model), connection.peer_id());
     config.policy = shared.policy;
     let established = negotiate_server(&mut connection, config).await?;
-    let Ok(_place) = shared.sessions.try_acquire() else {
+    let Some(place) = shared.places.take(Party::from(connection.peer())) else {
         return turn_away(connection, shared.max_sessions).await;
     };
     let session = Arc::new(Session {
         id: established.session.id.as_str().to_owned(),
         from: established.remote.agent_id.clone(),
-        sender: connection.peer().identity().map(str::to_owned),
+        peer: connection.peer().clone(),
         delivered: AtomicBool::new(false),
+        place,
         shared: Arc::clone(&shared),
     });
     let outcome = lanes(&session, Transfers::over(connection)).await;
@@ -193,6 +194,10 @@ async fn lanes(session: &Arc<Session>, transfers: Transfers) -> Result<(), Trans
                 Err(error) => break Err(error),
             },
             Some(_) = lanes.join_next() => {}
+            () = session.place.lost() => {
+                tracing::debug!(peer = %session.peer, "a session that did nothing made room for another peer's");
+                return Ok(());
+            }
         }
     };
     // What has come is written, however the connection ended.
@@ -206,9 +211,9 @@ struct Session {
     id: String,
     /// The peer's own name for itself.
     from: String,
-    /// Who the peer is, where that was shown.
-    sender: Option<String>,
+    peer: Peer,
     delivered: AtomicBool,
+    place: Arc<Place>,
 }
 
 /// One transfer of a session.
@@ -251,6 +256,7 @@ impl Lane {
 
     /// A refusal ends the lane.
     async fn take(&mut self, frame: Frame) -> Result<Reply, Reject> {
+        self.session.place.touch();
         if frame.metadata.session_id != self.session.id {
             return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
         }
@@ -268,10 +274,9 @@ impl Lane {
     async fn manifest(&mut self, frame: Frame) -> Result<Reply, Reject> {
         let session = Arc::clone(&self.session);
         let begun = blocking(move || {
-            let (shared, sender) = (&session.shared, session.sender.clone());
-            let key_sender = sender.clone();
-            shared.transfers.manifest(sender, &frame, |manifest, id| {
-                shared.sink((key_sender, id.clone()), &frame.metadata, manifest)
+            let shared = &session.shared;
+            shared.transfers.manifest(&session.peer, &frame, |manifest, key| {
+                shared.sink(key.clone(), &frame.metadata, manifest)
             })
         });
         let (incoming, ack, round) = begun.await??;

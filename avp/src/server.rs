@@ -16,6 +16,7 @@ use crate::context_sink::ContextSink;
 use crate::http;
 use crate::incoming::Transfers;
 use crate::kept::Kept;
+use crate::places::Places;
 use crate::session;
 
 /// Bytes of a connection's memory for questions, beside contexts.
@@ -29,8 +30,10 @@ pub struct ServeOptions {
     pub transport: TransportOptions,
     /// What to do with contexts whose checkpoint cannot be compared.
     pub policy: VerificationPolicy,
-    /// Sessions of connections, and requests over HTTP that are being answered, at a time; further peers are told that
-    /// this agent is busy. Connections that have not negotiated do not count. 64.
+    /// Sessions of connections, and requests over HTTP that are being answered, at a time. Beyond them a session that
+    /// does nothing makes room: the longest idle one of the peer that holds most for a peer that holds less, one that is
+    /// idle for 10 seconds for any. Where there is none a further peer is told that this agent is busy. Connections that
+    /// have not negotiated do not count. 64.
     pub max_sessions: usize,
     /// Generations that compute at a time; further questions wait. As many more read a question while its context
     /// arrives. 4.
@@ -40,7 +43,7 @@ pub struct ServeOptions {
     /// Contexts that one session may have here at a time. 4.
     pub max_contexts: usize,
     /// Contexts in slabs that are here at a time, arriving or kept for senders that come back; and as many that came
-    /// over HTTP. 64.
+    /// over HTTP. Beyond them contexts make room as sessions do. 64.
     pub max_kept: usize,
     /// Bytes of the caches of either together. 4 GiB.
     pub max_kept_bytes: u64,
@@ -103,7 +106,7 @@ pub struct Server {
 pub(crate) struct Shared {
     pub(crate) agent: Agent,
     pub(crate) options: ServeOptions,
-    pub(crate) sessions: Semaphore,
+    pub(crate) places: Places,
     pub(crate) generations: Arc<Semaphore>,
     /// Places for generations whose context is arriving.
     pub(crate) following: Arc<Semaphore>,
@@ -127,15 +130,15 @@ pub async fn serve(
     let url: TransportUrl = url.parse()?;
     let budget = &mut options.transport.limits.memory_budget;
     *budget = (*budget).min(frame_memory(agent.backend().as_ref()));
-    let sessions = Semaphore::new(options.max_sessions);
-    let places = || Arc::new(Semaphore::new(options.max_generations));
-    let (generations, following) = (places(), places());
+    let places = Places::new(options.max_sessions);
+    let turns = || Arc::new(Semaphore::new(options.max_generations));
+    let (generations, following) = (turns(), turns());
     let limits = options.transport.limits.clone();
     let ServeOptions { max_kept, max_kept_bytes, max_contexts, keep, .. } = options;
     let transfers = Transfers::new(max_kept, max_kept_bytes, keep, limits);
     let kept = Kept::new(max_kept, max_kept_bytes, max_contexts, keep);
     let on_served = Box::new(on_served);
-    let shared = Shared { agent, options, sessions, generations, following, transfers, kept, on_served };
+    let shared = Shared { agent, options, places, generations, following, transfers, kept, on_served };
     let shared = Arc::new(shared);
     let listener = match &url {
         TransportUrl::Http { .. } => http::listen(&url, &shared).await?,

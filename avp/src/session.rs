@@ -1,17 +1,19 @@
 //! One session of an agent that serves: each transfer in a lane of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use avp_handshake::{NegotiatorConfig, Reject};
-use avp_transport::{Connection, Deadline, LimitExceeded, Transfers, TransportError, negotiate_server};
+use avp_transport::{
+    Connection, Deadline, LimitExceeded, Party, Peer, Transfers, TransportError, negotiate_server,
+};
 use avp_wire::{EncodeOptions, ErrorCode};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::lane::Lane;
+use crate::places::Place;
 use crate::server::Shared;
 
 /// How long a peer for whom there is no place may take to hear that.
@@ -22,12 +24,11 @@ pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: String,
     pub(crate) peer_name: String,
-    /// Who the peer is, where that was shown.
-    pub(crate) sender: Option<String>,
+    pub(crate) peer: Peer,
     /// Places for contexts.
     pub(crate) contexts: Arc<Semaphore>,
-    /// Questions that are being answered.
-    answering: AtomicUsize,
+    /// Its place among the sessions.
+    pub(crate) place: Arc<Place>,
 }
 
 /// Negotiates and serves until the peer ends its side.
@@ -35,16 +36,15 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
     let mut config = NegotiatorConfig::new(shared.agent.hello(), connection.peer_id());
     config.policy = shared.options.policy;
     let established = negotiate_server(&mut connection, config).await?;
-    let places = Arc::clone(&shared);
-    let Ok(_place) = places.sessions.try_acquire() else {
+    let Some(place) = shared.places.take(Party::from(connection.peer())) else {
         return turn_away(connection, shared.options.max_sessions).await;
     };
     let session = Arc::new(Session {
         id: established.session.id.as_str().to_owned(),
         peer_name: established.remote.agent_id.clone(),
-        sender: connection.peer().identity().map(str::to_owned),
+        peer: connection.peer().clone(),
         contexts: Arc::new(Semaphore::new(shared.options.max_contexts)),
-        answering: AtomicUsize::new(0),
+        place,
         shared,
     });
     let transfers = Transfers::over(connection);
@@ -59,6 +59,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
                 Err(error) => break Err(error),
             },
             Some(_) = lanes.join_next() => {}
+            () = session.place.lost() => {
+                tracing::debug!(peer = %session.peer, "a session that did nothing made room for another peer's");
+                return Ok(());
+            }
         }
     };
     // Slabs that have come are kept, and a peer that asks no more still waits for its answers.
@@ -82,7 +86,7 @@ impl Session {
     /// Whether an error of the connection leaves it usable: a peer that waits for its answer may be silent.
     pub(crate) fn can_go_on(&self, error: &TransportError) -> bool {
         match is_idle(error) {
-            true => self.answering.load(Ordering::Relaxed) > 0,
+            true => self.place.is_working(),
             false => error.is_recoverable(),
         }
     }
@@ -90,20 +94,4 @@ impl Session {
 
 pub(crate) fn is_idle(error: &TransportError) -> bool {
     matches!(error, TransportError::Limit(LimitExceeded::Deadline { which: Deadline::Idle, .. }))
-}
-
-/// Counts a question as being answered for as long as it lives.
-pub(crate) struct Counted(Arc<Session>);
-
-impl Counted {
-    pub(crate) fn new(session: &Arc<Session>) -> Self {
-        session.answering.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(session))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.answering.fetch_sub(1, Ordering::Relaxed);
-    }
 }

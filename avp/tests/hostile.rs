@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use avp::{
     Ask, AskError, BufferPool, ContextStamp, GenerateOptions, OutgoingContext, Peer, Prompt, ServeOptions,
     TransportOptions,
 };
+use avp_transport::{BearerTokens, Token};
 use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, Metadata, PayloadType, ext};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -51,6 +53,33 @@ async fn a_peer_without_a_place_is_told_so_and_the_next_one_gets_the_place_that_
     while let Err(error) = connect(&url).await.ask(&question()).await {
         assert!(matches!(error, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{error}");
     }
+}
+
+// spec: limits 8.2
+#[tokio::test]
+async fn a_peer_that_holds_all_sessions_keeps_nobody_out() {
+    let token = |secret: &str| Token::new(secret).unwrap();
+    let tokens = BearerTokens::new().with("alice", &token("open")).with("bob", &token("sesame"));
+    let mut options = ServeOptions::default();
+    options.max_sessions = 3;
+    options.transport.authorize = Some(Arc::new(tokens));
+    let (url, _stop) = start("avp+tcp://127.0.0.1:0", options).await;
+    let connect = async |secret: &str| {
+        let mut options = TransportOptions::default();
+        options.token = Some(token(secret));
+        Peer::connect(&url, agent().hello(), &options).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(connect("open").await);
+        held.last_mut().unwrap().ask(&question()).await.unwrap();
+    }
+    let busy = connect("open").await.ask(&question()).await.unwrap_err();
+    assert!(matches!(busy, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{busy}");
+    connect("sesame").await.ask(&question()).await.unwrap();
+    // The longest unused one went; its peer can come again.
+    assert!(held[0].ask(&question()).await.unwrap_err().is_worth_another_try());
+    assert!(held[1].ask(&question()).await.is_ok());
 }
 
 // spec: exchange 2.2

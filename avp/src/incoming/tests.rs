@@ -4,7 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use avp_wire::{KvDtype, KvHeader, KvPayload};
+use avp_transport::{Peer, PeerAddress};
+use avp_wire::{KvDtype, KvHeader, KvPayload, ext};
 
 use super::*;
 
@@ -51,6 +52,36 @@ fn gate() -> (Gate, Receiver<()>, Sender<()>) {
     (Gate { begun, leave }, has_begun, may_end)
 }
 
+fn somebody() -> Peer {
+    peer("somebody")
+}
+
+fn peer(name: &str) -> Peer {
+    Peer::at(PeerAddress::Memory(name.into())).with_identity(name.into())
+}
+
+/// Takes everything.
+struct Hollow;
+
+impl SlabSink for Hollow {
+    type Whole = ();
+
+    fn insert(&mut self, _slab: &Slab) -> Result<(), Reject> {
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Reject> {
+        Ok(())
+    }
+}
+
+/// The manifest of a transfer called `id`.
+fn manifest(id: &str) -> Frame {
+    let (mut manifest, _) = frames();
+    manifest.metadata.extra.insert(ext::TRANSFER.to_owned(), id.to_owned());
+    manifest
+}
+
 fn transfers() -> Transfers<Gate> {
     Transfers::new(4, u64::MAX, LONG, Limits::default())
 }
@@ -59,7 +90,7 @@ fn transfers() -> Transfers<Gate> {
 fn a_transfer_that_ends_slowly_holds_no_lock_and_is_whole_for_all_who_wait() {
     let (transfers, (manifest, slabs)) = (transfers(), frames());
     let (gate, has_begun, may_end) = gate();
-    let (shared, _, mut round) = transfers.manifest(None, &manifest, |_, _| Ok(gate)).unwrap();
+    let (shared, _, mut round) = transfers.manifest(&somebody(), &manifest, |_, _| Ok(gate)).unwrap();
     assert!(shared.slab(&slabs[0], &mut round).ack.is_none());
     thread::scope(|scope| {
         let last = scope.spawn(|| shared.slab(&slabs[1], &mut round));
@@ -68,7 +99,7 @@ fn a_transfer_that_ends_slowly_holds_no_lock_and_is_whole_for_all_who_wait() {
         assert_eq!(shared.progress().0, 2);
         assert!(shared.whole_now().is_none());
         // The sender comes back on another connection, and a question waits.
-        let again = scope.spawn(|| transfers.manifest(None, &manifest, |_, _| panic!("it is known")));
+        let again = scope.spawn(|| transfers.manifest(&somebody(), &manifest, |_, _| panic!("it is known")));
         let question = scope.spawn(|| shared.whole_or(|_| panic!("nothing is missing")));
         thread::sleep(Duration::from_millis(50));
         assert!(
@@ -87,7 +118,7 @@ fn a_transfer_that_ends_slowly_holds_no_lock_and_is_whole_for_all_who_wait() {
 fn a_transfer_whose_end_panics_has_failed_for_all_who_wait() {
     let (transfers, (manifest, slabs)) = (transfers(), frames());
     let (gate, has_begun, may_end) = gate();
-    let (shared, _, mut round) = transfers.manifest(None, &manifest, |_, _| Ok(gate)).unwrap();
+    let (shared, _, mut round) = transfers.manifest(&somebody(), &manifest, |_, _| Ok(gate)).unwrap();
     shared.slab(&slabs[0], &mut round);
     thread::scope(|scope| {
         let last = scope.spawn(|| shared.slab(&slabs[1], &mut round));
@@ -100,6 +131,45 @@ fn a_transfer_whose_end_panics_has_failed_for_all_who_wait() {
     });
     // What made it fail may be over.
     let (another, ..) = self::gate();
-    let (_, ack, _) = transfers.manifest(None, &manifest, |_, _| Ok(another)).unwrap();
+    let (_, ack, _) = transfers.manifest(&somebody(), &manifest, |_, _| Ok(another)).unwrap();
     assert_eq!(ack.missing(), 2);
+}
+
+fn refused<T>(outcome: Result<T, Reject>) -> Option<ErrorCode> {
+    outcome.err().and_then(|reject| reject.code)
+}
+
+// spec: limits 8.2
+#[test]
+fn a_peer_that_announced_all_the_contexts_there_is_room_for_keeps_nobody_out() {
+    let transfers = Transfers::<Hollow>::new(3, u64::MAX, LONG, Limits::default());
+    let begin = |name: &str, id: &str| transfers.manifest(&peer(name), &manifest(id), |_, _| Ok(Hollow));
+    let (first, mut kept) = (begin("a", "1").unwrap(), Vec::new());
+    kept.extend(["2", "3"].map(|id| begin("a", id).unwrap()));
+    let (used, .., mut round) = first;
+    used.slab(&frames().1[0], &mut round);
+    assert_eq!(refused(begin("a", "4")), Some(ErrorCode::Busy));
+    let honest = begin("b", "1").unwrap();
+    let codes = kept.iter().map(|(shared, ..)| shared.whole_now().and_then(refused));
+    assert_eq!(codes.collect::<Vec<_>>(), [Some(ErrorCode::Busy), None], "the longest unused one");
+    assert!(used.whole_now().is_none());
+    // Two and one: the newcomer has its share, and may not take more.
+    assert_eq!(refused(begin("b", "2")), Some(ErrorCode::Busy));
+    assert!(honest.0.whole_now().is_none());
+    // What is given up says so to whoever goes on with it.
+    let (gone, .., round) = &mut kept[0];
+    let answer = gone.slab(&frames().1[0], round);
+    assert_eq!(answer.refusal.unwrap().code, Some(ErrorCode::Busy));
+}
+
+#[test]
+fn a_peer_that_announced_all_the_bytes_there_are_keeps_nobody_out() {
+    let bytes =
+        bytes_of(&KvHeader { num_layers: 2, num_kv_heads: 1, head_dim: 2, seq_len: 3, dtype: KvDtype::F16 });
+    let transfers = Transfers::<Hollow>::new(64, 3 * bytes, LONG, Limits::default());
+    let begin = |name: &str, id: &str| transfers.manifest(&peer(name), &manifest(id), |_, _| Ok(Hollow));
+    let held = ["1", "2", "3"].map(|id| begin("a", id).unwrap());
+    let honest = begin("b", "1").unwrap();
+    assert_eq!(held.iter().filter(|(shared, ..)| shared.whole_now().is_some()).count(), 1);
+    assert!(begin("b", "2").is_err() && honest.0.whole_now().is_none());
 }
