@@ -20,7 +20,7 @@ pub trait Backend: Send + Sync {
     /// Text to token ids and back.
     fn codec(&self) -> &dyn TextCodec;
 
-    /// An empty sequence with room for `capacity` tokens, allocated now.
+    /// An empty sequence with room for `capacity` tokens. An engine may take the memory as layers are first written.
     ///
     /// # Errors
     /// [`BackendError::ContextWindow`] if `capacity` exceeds [`ModelInfo::max_positions`].
