@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -51,19 +51,32 @@ struct Place {
     since: Instant,
     /// Tells its holder to leave.
     leave: Arc<Notify>,
-    heard: Heard,
+    progress: Progress,
 }
 
-/// Whether a connection has said what comes first. One that has is dropped after those that are silent.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Heard(Arc<AtomicBool>);
+/// What a half-open connection has done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Said what comes first.
+    Spoken,
+    /// Shaken hands as its transport does, which under TLS costs a peer as much as this side.
+    Secured,
+}
 
-impl Heard {
-    pub(crate) fn mark(&self) {
-        self.0.store(true, Ordering::Relaxed);
+/// How far a connection has come. Those that are further are dropped after the others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<AtomicU8>);
+
+impl Progress {
+    pub(crate) fn mark(&self, step: Step) {
+        let reached = match step {
+            Step::Spoken => 1,
+            Step::Secured => 2,
+        };
+        self.0.fetch_max(reached, Ordering::Relaxed);
     }
 
-    fn is_marked(&self) -> bool {
+    fn reached(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -90,8 +103,8 @@ impl HalfOpenGate {
         Self { limit: limit.max(1), waiting: Arc::default(), freed: Arc::default() }
     }
 
-    /// Counts a new connection. Where there are too many the peer's oldest is dropped: of the silent ones that have had
-    /// their tenure, or else of all.
+    /// Counts a new connection. Where there are too many the peer's oldest is dropped: of those that have had their tenure
+    /// and have come least far, or else, where none has had it, of all.
     pub(crate) fn enter(&self, key: PeerKey) -> HalfOpen {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.last += 1;
@@ -99,22 +112,24 @@ impl HalfOpenGate {
         let dropped = Arc::new(Notify::new());
         let queue = waiting.peers.entry(key.clone()).or_default();
         if queue.len() >= self.limit {
-            let is_silent = |place: &Place| !place.heard.is_marked() && place.since.elapsed() >= TENURE;
-            let oldest = queue.iter().position(is_silent).unwrap_or(0);
-            if let Some(place) = queue.remove(oldest) {
+            let tenured = queue.iter().enumerate().filter(|(_, place)| place.since.elapsed() >= TENURE);
+            // The first of several that are alike, which is the oldest.
+            let least = tenured.min_by_key(|(_, place)| place.progress.reached());
+            let index = least.map_or(0, |(index, _)| index);
+            if let Some(place) = queue.remove(index) {
                 place.leave.notify_one();
             }
         }
-        let heard = Heard::default();
+        let progress = Progress::default();
         queue.push_back(Place {
             id,
             since: Instant::now(),
             leave: Arc::clone(&dropped),
-            heard: heard.clone(),
+            progress: progress.clone(),
         });
         let crowded = queue.len() >= self.limit;
         waiting.crowded = crowded.then(|| key.clone());
-        HalfOpen { gate: self.clone(), key, id, dropped, heard }
+        HalfOpen { gate: self.clone(), key, id, dropped, progress }
     }
 
     /// Connections of all peers that are counted now.
@@ -158,13 +173,13 @@ pub(crate) struct HalfOpen {
     key: PeerKey,
     id: u64,
     dropped: Arc<Notify>,
-    heard: Heard,
+    progress: Progress,
 }
 
 impl HalfOpen {
-    /// What is marked when the connection has said what comes first.
-    pub(crate) fn heard(&self) -> Heard {
-        self.heard.clone()
+    /// What is marked as the connection goes on.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -245,20 +260,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_has_spoken_is_dropped_after_those_that_are_silent() {
-        let gate = HalfOpenGate::new(3);
-        let [spoken, silent, third] = [0; 3].map(|_| gate.enter(key("10.0.0.1")));
-        spoken.heard().mark();
+    async fn one_that_has_come_further_is_dropped_after_the_others() {
+        let gate = HalfOpenGate::new(4);
+        let [secured, spoken, silent, second] = [0; 4].map(|_| gate.enter(key("10.0.0.1")));
+        secured.progress().mark(Step::Secured);
+        spoken.progress().mark(Step::Spoken);
         tokio::time::advance(TENURE).await;
         let fresh = gate.enter(key("10.0.0.1"));
         silent.dropped().await;
-        third.heard().mark();
-        // The one that has just come has its tenure, so the oldest of all goes.
-        let _newest = gate.enter(key("10.0.0.1"));
+        second.progress().mark(Step::Spoken);
+        // The one that has just come has its tenure.
+        let newer = gate.enter(key("10.0.0.1"));
         spoken.dropped().await;
-        for kept in [&third, &fresh] {
+        let newest = gate.enter(key("10.0.0.1"));
+        second.dropped().await;
+        for kept in [&secured, &fresh, &newer, &newest] {
             assert!(timeout(Duration::from_millis(1), kept.dropped()).await.is_err());
         }
+        // Where none but it has had its tenure it goes all the same.
+        let _one_more = gate.enter(key("10.0.0.1"));
+        secured.dropped().await;
     }
 
     #[test]

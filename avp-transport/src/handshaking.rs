@@ -1,5 +1,5 @@
-//! Accepted connections whose transport still shakes hands (TLS, QUIC, the preamble of shared memory): each in a task
-//! of its own, so that a peer that dawdles holds up nobody.
+//! Accepted connections whose transport still shakes hands (TLS, QUIC, the preamble of shared memory, which HTTP it is):
+//! each in a task of its own, so that a peer that dawdles holds up nobody.
 
 use std::fmt;
 use std::future::Future;
@@ -8,38 +8,38 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Duration, timeout};
 
-use crate::connection::Connection;
 use crate::error::{Deadline, LimitExceeded};
-use crate::half_open::HalfOpen;
+use crate::half_open::{HalfOpen, Step};
 use crate::link::Result;
 use crate::telemetry::{Side, failed, made_room};
 use crate::url::Scheme;
 
 /// The tasks of one listener. Dropping it ends them.
-pub(crate) struct Handshaking {
+pub(crate) struct Handshaking<T> {
     scheme: Scheme,
-    tasks: Mutex<JoinSet<Option<Connection>>>,
+    tasks: Mutex<JoinSet<Option<(T, HalfOpen)>>>,
 }
 
-impl Handshaking {
+impl<T: Send + 'static> Handshaking<T> {
     /// For connections of this scheme.
     pub(crate) fn new(scheme: Scheme) -> Self {
         Self { scheme, tasks: Mutex::default() }
     }
 
-    /// Waits for the next connection that is ready; what `next` gives is started meanwhile. Dropping the future loses
-    /// neither accepted nor finished connections, if dropping `next`'s does not.
-    pub(crate) async fn accept<N, S>(&self, next: impl Fn() -> N, deadline: Duration) -> Connection
+    /// Waits for the next connection that is ready, and gives it with its place among the half-open ones; what `next` gives
+    /// is started meanwhile. Dropping the future loses neither accepted nor finished connections, if dropping `next`'s does
+    /// not.
+    pub(crate) async fn accept<N, S>(&self, next: impl Fn() -> N, deadline: Duration) -> (T, HalfOpen)
     where
         N: Future<Output = Option<(HalfOpen, S)>>,
-        S: Future<Output = Result<Connection>> + Send + 'static,
+        S: Future<Output = Result<T>> + Send + 'static,
     {
         let mut tasks = self.tasks.lock().await;
         loop {
             tokio::select! {
                 Some(done) = tasks.join_next() => {
-                    if let Ok(Some(connection)) = done {
-                        return connection;
+                    if let Ok(Some(ready)) = done {
+                        return ready;
                     }
                 }
                 started = next() => if let Some((place, handshake)) = started {
@@ -53,12 +53,12 @@ impl Handshaking {
 }
 
 /// The connection; `None` where the peer failed, dawdled, or had to make room.
-async fn finish(
+async fn finish<T>(
     scheme: Scheme,
     place: HalfOpen,
-    handshake: impl Future<Output = Result<Connection>> + Send,
+    handshake: impl Future<Output = Result<T>> + Send,
     deadline: Duration,
-) -> Option<Connection> {
+) -> Option<(T, HalfOpen)> {
     let outcome = tokio::select! {
         // A peer that has done its part is not dropped for one that has not.
         biased;
@@ -72,16 +72,17 @@ async fn finish(
         let (peer, which) = ("a peer".to_owned(), Deadline::Handshake);
         Err(LimitExceeded::Deadline { peer, which, after: deadline, got: 0, expected: 0 }.into())
     });
-    outcome
+    let ready = outcome
         .inspect_err(|error| {
             failed(scheme, Side::Server, error);
             tracing::debug!(transport = %scheme, %error, "a peer failed in the transport's handshake");
         })
-        .ok()
-        .map(|connection| connection.with_half_open(place))
+        .ok()?;
+    place.progress().mark(Step::Secured);
+    Some((ready, place))
 }
 
-impl fmt::Debug for Handshaking {
+impl<T> fmt::Debug for Handshaking<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handshaking").finish_non_exhaustive()
     }

@@ -1,5 +1,6 @@
 //! What is asked of every incoming frame, whatever carried it: sizes, budgets, checks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use avp_wire::ext::FrameKind;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
+use crate::bodies::Room;
 use crate::budget::{Account, MemoryBudget, MemoryClaim};
 use crate::error::{LimitExceeded, PeerFault, TransportError};
 use crate::link::Result;
@@ -46,6 +48,8 @@ pub(crate) struct Intake {
     pub(crate) limits: Limits,
     pub(crate) meter: Meter,
     account: Account,
+    /// What a body that carries the frames takes of its listener's memory.
+    room: Option<Arc<Room>>,
     /// Bytes that may still come before the peer is known.
     restricted: Option<u64>,
     tiny: u64,
@@ -65,7 +69,12 @@ impl Intake {
     /// For one of several streams of a connection, which draw on one account.
     pub(crate) fn sharing(peer: String, options: &Options, account: Account, meter: Meter) -> Self {
         let (limits, tiny) = (options.limits.clone(), options.budgets.tiny_payload);
-        Self { peer, limits, meter, account, restricted: None, tiny, tiny_in_a_row: 0 }
+        Self { peer, limits, meter, account, room: None, restricted: None, tiny, tiny_in_a_row: 0 }
+    }
+
+    /// Charges payloads that are unpacked to the body that brings them.
+    pub(crate) fn charging(self, room: Arc<Room>) -> Self {
+        Self { room: Some(room), ..self }
     }
 
     pub(crate) fn restrict(&mut self, bytes: u64) {
@@ -156,6 +165,13 @@ impl Intake {
         }
         let mut limits = self.limits.clone();
         if head.header.flags.contains(Flags::COMPRESSED) {
+            if let Some(room) = &self.room
+                // What is wrong with the payload comes out below.
+                && let Ok(unpacked) = head.unpacked_len(&payload, &limits)
+                && let Err(full) = room.hold_more(unpacked)
+            {
+                return Checking::Done(Err(full.into()));
+            }
             let most = match self.restricted {
                 Some(_) => u64::from(self.limits.max_handshake_len),
                 None => self.limits.memory_budget,

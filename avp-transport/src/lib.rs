@@ -17,6 +17,7 @@
 )]
 
 mod auth;
+mod bodies;
 mod budget;
 mod busy_poll;
 mod connection;

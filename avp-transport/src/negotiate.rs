@@ -64,9 +64,21 @@ async fn serve_in_place(connection: &mut Connection, config: NegotiatorConfig) -
     tokio::select! {
         // A peer whose hello is here is not dropped for one that has not spoken.
         biased;
-        outcome = serve(connection, config) => outcome,
+        outcome = serve_or_say_why(connection, config) => outcome,
         limit = pushed_out => Err(LimitExceeded::HalfOpen { limit }.into()),
     }
+}
+
+/// A client of another protocol is told which one this is, in a frame: by its first bytes it knows.
+async fn serve_or_say_why(connection: &mut Connection, config: NegotiatorConfig) -> Result<Box<Established>> {
+    let outcome = serve(connection, config).await;
+    if let Err(TransportError::Peer(PeerFault::NotAvp { .. })) = &outcome {
+        let meter = connection.meter().clone();
+        let (sender, receiver) = connection.halves();
+        let reject = Reject::new(ErrorCode::BadMagic, "this port speaks AVP (avp+tcp://)");
+        part(sender, receiver, std::iter::once(reject.to_frame()), &meter).await;
+    }
+    outcome
 }
 
 async fn serve(connection: &mut Connection, mut config: NegotiatorConfig) -> Result<Box<Established>> {

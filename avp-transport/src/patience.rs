@@ -49,11 +49,6 @@ impl Patience {
         self.moved = self.moved.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    /// Time that the peer has kept us waiting in this frame.
-    pub(crate) fn waited(&self) -> Duration {
-        self.waited
-    }
-
     fn left(&self) -> Duration {
         let whole = self.allowance.saturating_add(Duration::from_secs(self.moved / self.min_rate));
         whole.saturating_sub(self.waited)
@@ -97,21 +92,22 @@ impl Patience {
         }
     }
 
-    /// That the peer has used up its time, within a frame of which `got` of `expected` bytes have moved.
+    /// That the peer has used up its time, within a frame of which `got` of `expected` bytes have moved; 0 are expected
+    /// where that is not known.
     pub(crate) fn exhausted(
         &self,
         peer: &str,
         which: Deadline,
-        got: usize,
-        expected: usize,
+        got: impl TryInto<u64>,
+        expected: impl TryInto<u64>,
     ) -> LimitExceeded {
         let (peer, after) = (peer.to_owned(), self.waited);
         LimitExceeded::Deadline { peer, which, after, got: to_u64(got), expected: to_u64(expected) }
     }
 }
 
-fn to_u64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
+fn to_u64(len: impl TryInto<u64>) -> u64 {
+    len.try_into().unwrap_or(u64::MAX)
 }
 
 struct Clock<'a> {
@@ -173,7 +169,7 @@ mod tests {
             assert_eq!(patience.wait(ready(7)).await, Some(7));
             assert_eq!(patience.wait(sleep(Duration::from_millis(1))).await, Some(()));
         }
-        assert!(patience.waited() < Duration::from_secs(1));
+        assert!(patience.waited < Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

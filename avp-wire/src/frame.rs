@@ -148,6 +148,17 @@ impl FrameHead {
         tensor_offset(&self.metadata)
     }
 
+    /// Bytes that a payload as it came has when it is unpacked, as it states itself; nothing is unpacked.
+    ///
+    /// # Errors
+    /// What is wrong with the start of a compressed payload.
+    pub fn unpacked_len(&self, wire_payload: &[u8], limits: &Limits) -> Result<u64, DecodeError> {
+        if self.header.flags.contains(Flags::COMPRESSED) {
+            return Compressed::open(wire_payload, limits).map(|compressed| compressed.content_size());
+        }
+        Ok(u64::try_from(wire_payload.len()).unwrap_or(u64::MAX))
+    }
+
     /// Joins the head with its payload as it came: checks lengths, decompresses, verifies the checksum.
     ///
     /// # Errors

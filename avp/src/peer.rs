@@ -8,8 +8,8 @@ use avp_handshake::{
     Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage,
 };
 use avp_transport::{
-    LimitExceeded, Options as TransportOptions, PeerFault, Transfer, Transfers, TransportError, TransportUrl,
-    UrlError, connect, negotiate_client,
+    Incompatible, LimitExceeded, Options as TransportOptions, PeerFault, TlsFault, Transfer, Transfers,
+    TransportError, TransportUrl, UrlError, connect, negotiate_client,
 };
 use avp_wire::ext::FrameKind;
 use avp_wire::slab::{SlabError, TransferId};
@@ -104,6 +104,9 @@ impl AskError {
         match self {
             Self::Closed => true,
             Self::Transport(TransportError::Io(_)) => true,
+            Self::Transport(TransportError::Incompatible(Incompatible::Tls { fault, .. })) => {
+                matches!(fault, TlsFault::Ended)
+            }
             Self::Transport(TransportError::Limit(limit)) => matches!(limit, LimitExceeded::Deadline { .. }),
             Self::Transport(TransportError::Peer(fault)) => {
                 matches!(fault, PeerFault::DamagedFrame { .. } | PeerFault::Truncated { .. })

@@ -75,7 +75,8 @@ pub struct SessionStore {
     limits: StoreLimits,
     sessions: HashMap<SessionId, Session>,
     by_expiry: BTreeSet<(Instant, SessionId)>,
-    per_peer: HashMap<PeerId, usize>,
+    /// Of each peer, by expiry.
+    per_peer: HashMap<PeerId, BTreeSet<(Instant, SessionId)>>,
 }
 
 impl SessionStore {
@@ -97,11 +98,12 @@ impl SessionStore {
         if self.sessions.len() >= self.limits.sessions {
             return Err(SessionError::Full { limit: self.limits.sessions });
         }
-        if self.per_peer.get(&session.peer).is_some_and(|&count| count >= self.limits.per_peer) {
+        if self.per_peer.get(&session.peer).is_some_and(|theirs| theirs.len() >= self.limits.per_peer) {
             return Err(SessionError::PeerFull { limit: self.limits.per_peer });
         }
-        *self.per_peer.entry(session.peer.clone()).or_default() += 1;
-        self.by_expiry.insert((session.expires_at, session.id.clone()));
+        let key = (session.expires_at, session.id.clone());
+        self.per_peer.entry(session.peer.clone()).or_default().insert(key.clone());
+        self.by_expiry.insert(key);
         self.sessions.insert(session.id.clone(), session);
         Ok(())
     }
@@ -142,9 +144,7 @@ impl SessionStore {
 
     /// Ends the session of this peer that expires first, to make room for another of its own.
     pub fn remove_oldest(&mut self, peer: &PeerId) -> Option<Session> {
-        self.per_peer.get(peer)?;
-        let is_theirs = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.peer == *peer);
-        let id = self.by_expiry.iter().map(|(_, id)| id).find(|id| is_theirs(id))?.clone();
+        let (_, id) = self.per_peer.get(peer)?.first()?.clone();
         self.take(&id)
     }
 
@@ -180,10 +180,11 @@ impl SessionStore {
 
     fn take(&mut self, id: &SessionId) -> Option<Session> {
         let session = self.sessions.remove(id)?;
-        self.by_expiry.remove(&(session.expires_at, session.id.clone()));
-        if let Some(count) = self.per_peer.get_mut(&session.peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        let key = (session.expires_at, session.id.clone());
+        self.by_expiry.remove(&key);
+        if let Some(theirs) = self.per_peer.get_mut(&session.peer) {
+            theirs.remove(&key);
+            if theirs.is_empty() {
                 self.per_peer.remove(&session.peer);
             }
         }
@@ -305,8 +306,8 @@ mod tests {
                 }
                 prop_assert!(store.len() <= 5);
                 prop_assert_eq!(store.by_expiry.len(), store.sessions.len());
-                prop_assert_eq!(store.per_peer.values().sum::<usize>(), store.sessions.len());
-                prop_assert!(store.per_peer.values().all(|&count| (1..=3).contains(&count)));
+                prop_assert_eq!(store.per_peer.values().map(BTreeSet::len).sum::<usize>(), store.sessions.len());
+                prop_assert!(store.per_peer.values().all(|theirs| (1..=3).contains(&theirs.len())));
             }
         }
     }

@@ -73,6 +73,16 @@ pub enum Incompatible {
         /// What it calls itself (`Server`).
         server: Option<String>,
     },
+    /// What answers an HTTP request is another protocol.
+    #[error("{peer} speaks {speaks}, not HTTP; use the scheme {scheme}")]
+    NotHttp {
+        /// Who answered.
+        peer: String,
+        /// What it speaks.
+        speaks: &'static str,
+        /// How to reach it.
+        scheme: &'static str,
+    },
     /// The handshake found that the peers do not fit, or the peer refused.
     #[error("handshake with {peer} failed: {source}")]
     Handshake {
@@ -96,7 +106,8 @@ fn available() -> String {
     names.join(", ")
 }
 
-fn token_hint(showed_token: bool) -> &'static str {
+/// What to do where a listener asks for a token.
+pub(crate) fn token_hint(showed_token: bool) -> &'static str {
     if showed_token {
         "the token that was shown is not one of those it knows; give another (--token-file)"
     } else {

@@ -37,6 +37,19 @@ pub enum LimitExceeded {
         /// The budget.
         budget: u64,
     },
+    /// The bodies of requests take all the memory that an HTTP listener has for them.
+    #[error(
+        "request bodies hold {held} of the {budget} bytes that this listener has for them; try again soon, or raise \
+         `HttpLimits::body_memory`"
+    )]
+    Bodies {
+        /// Bytes that the body would have held.
+        needed: u64,
+        /// Bytes that all bodies held.
+        held: u64,
+        /// The budget.
+        budget: u64,
+    },
     /// A payload gets no shared memory: too much of it is in use, by buffers of this process or at the peer.
     #[error(
         "a payload of {needed} bytes finds no room in shared memory of {budget} bytes, of which {peer} holds {held}; drop \
@@ -119,7 +132,7 @@ impl LimitExceeded {
             Self::Memory { .. } | Self::SharedMemory { .. } => ErrorCode::MemoryBudget,
             Self::Frame { source, .. } | Self::Unpacked { source, .. } => source.code(),
             Self::HandshakeBytes { .. } => ErrorCode::HandshakeTooLarge,
-            Self::HalfOpen { .. } | Self::Transfers { .. } => ErrorCode::Busy,
+            Self::HalfOpen { .. } | Self::Transfers { .. } | Self::Bodies { .. } => ErrorCode::Busy,
             Self::TinyFrames { .. } | Self::Rejects { .. } => ErrorCode::BudgetSpent,
         }
     }

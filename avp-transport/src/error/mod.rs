@@ -6,6 +6,7 @@ mod local;
 mod peer;
 
 pub use incompatible::Incompatible;
+pub(crate) use incompatible::token_hint;
 pub use limit::{Deadline, LimitExceeded};
 pub use local::{IoFault, UsageError};
 pub use peer::PeerFault;
@@ -48,7 +49,8 @@ impl TransportError {
             Self::Peer(PeerFault::MalformedHead { source, .. } | PeerFault::DamagedFrame { source, .. }) => {
                 source.code()
             }
-            Self::Peer(PeerFault::Truncated { .. } | PeerFault::ClosedInHandshake { .. }) => {
+            Self::Peer(PeerFault::Truncated { .. } | PeerFault::ClosedInHandshake { .. })
+            | Self::Incompatible(Incompatible::Tls { fault: TlsFault::Ended, .. }) => {
                 ErrorCode::ConnectionLost
             }
             Self::Peer(PeerFault::Handshake { source, .. })
@@ -65,9 +67,11 @@ impl TransportError {
                 | Incompatible::NotLetIn { .. },
             ) => ErrorCode::Unauthorized,
             Self::Incompatible(Incompatible::Refused { refusal, .. }) => refusal.code_or_nearest(),
-            Self::Incompatible(Incompatible::Transport { .. } | Incompatible::NoUpgrade { .. }) => {
-                ErrorCode::NoHandler
-            }
+            Self::Incompatible(
+                Incompatible::Transport { .. }
+                | Incompatible::NoUpgrade { .. }
+                | Incompatible::NotHttp { .. },
+            ) => ErrorCode::NoHandler,
             Self::Usage(UsageError::Encode(source)) => source.code(),
             Self::Usage(_) => ErrorCode::InvalidArgument,
             Self::Io(_) => ErrorCode::Io,
@@ -137,7 +141,7 @@ mod tests {
         assert_eq!(
             not_avp.to_string(),
             "127.0.0.1:80 does not speak AVP: its first bytes are 48 54 54 50 2f 31 2e 31 20 34 30 30 (HTTP/1.1.400); \
-             that is HTTP; is another service listening there?"
+             that is HTTP; to reach an agent there use the scheme http:// (or https://)"
         );
         for (first, says) in [(&b"\x15\x03\x03\x00\x02\x02"[..], "avp+tls"), (b"GET / HT", "HTTP request")] {
             let message = PeerFault::NotAvp { peer: "p".into(), first: first.to_vec() }.to_string();

@@ -103,11 +103,11 @@ fn transfer_name(transfer: &Option<String>) -> String {
 fn other_protocol(first: &[u8]) -> &'static str {
     const REQUESTS: [&[u8]; 7] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PRI "];
     if matches!(first, [0x14..=0x17, 3, ..]) {
-        "that is TLS; both sides need the same scheme (avp+tls://)"
+        "that is TLS; both sides need the same scheme (avp+tls:// or https://)"
     } else if REQUESTS.iter().any(|request| first.starts_with(request)) {
         "that is an HTTP request; both sides need the same scheme"
     } else if first.starts_with(b"HTTP") {
-        "that is HTTP; is another service listening there?"
+        "that is HTTP; to reach an agent there use the scheme http:// (or https://)"
     } else {
         "is another service listening there?"
     }

@@ -188,26 +188,13 @@ pub(super) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests {
     use avp_handshake::ModelIdentity;
 
     use super::*;
     use crate::connection::{Peer, PeerAddress};
-
-    #[derive(Debug)]
-    struct Deaf;
-
-    impl HttpHandler for Deaf {
-        fn frame<'a>(
-            &'a self,
-            _: &'a HttpCaller,
-            _: Option<Session>,
-            _: Frame,
-        ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
-            Box::pin(async { Ok(HttpReply::default()) })
-        }
-    }
+    use crate::testing::Discard;
 
     fn caller(name: &str) -> HttpCaller {
         let peer = Peer::at(PeerAddress::Memory(name.to_owned()));
@@ -219,7 +206,8 @@ mod tests {
     async fn handshakes_never_use_up_what_is_there_for_sessions() {
         let identity = ModelIdentity { model_hash: "44136fa3".into(), ..Default::default() };
         let hello = Hello::new("agent", identity);
-        let agent = HttpAgent::new(NegotiatorConfig::new(hello.clone(), PeerId::new("self")), Deaf).unwrap();
+        let config = NegotiatorConfig::new(hello.clone(), PeerId::new("self"));
+        let agent = HttpAgent::new(config, Discard::default()).unwrap();
         for number in 0..5000 {
             let caller = caller(&format!("connection {number}"));
             agent.answer(&caller, &hello).unwrap();

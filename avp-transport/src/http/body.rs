@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
 use super::tuning::PIECE;
+use crate::bodies::Room;
+use crate::error::LimitExceeded;
 
 /// How far a body has gone out.
 #[derive(Debug, Default)]
@@ -100,11 +102,51 @@ impl Body for OutBody {
 pub(super) struct BodyReader {
     body: Incoming,
     piece: Bytes,
+    charge: Option<Charge>,
+}
+
+/// What is charged for a body while it arrives.
+struct Charge {
+    room: Arc<Room>,
+    came: u64,
+    /// Most that may be in the connection's buffers and has not been read.
+    ahead: u64,
+}
+
+impl Charge {
+    fn take(&mut self, bytes: usize, to_come: u64) -> Result<(), LimitExceeded> {
+        self.came = self.came.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        self.room.hold(self.came, self.came.saturating_add(self.ahead.min(to_come)))
+    }
 }
 
 impl BodyReader {
     pub(super) fn new(body: Incoming) -> Self {
-        Self { body, piece: Bytes::new() }
+        Self { body, piece: Bytes::new(), charge: None }
+    }
+
+    /// Charges what comes to `room`, and what may be in the connection's buffers, at most `ahead`.
+    ///
+    /// # Errors
+    /// There is no room to begin. The reader goes on without being charged, to discard the body.
+    pub(super) fn charge(&mut self, room: Arc<Room>, ahead: u64) -> Result<(), LimitExceeded> {
+        let mut charge = Charge { room, came: 0, ahead };
+        charge.take(0, self.to_come())?;
+        self.charge = Some(charge);
+        Ok(())
+    }
+
+    /// The same body, of which nothing is kept any more.
+    pub(super) fn discarding(self) -> Self {
+        Self { charge: None, ..self }
+    }
+
+    /// Bytes that are still to come, as far as the peer has announced them.
+    fn to_come(&self) -> u64 {
+        match self.body.is_end_stream() {
+            true => 0,
+            false => self.body.size_hint().exact().unwrap_or(u64::MAX),
+        }
     }
 
     /// Whether nothing is to come.
@@ -127,7 +169,13 @@ impl AsyncRead for BodyReader {
         while !self.piece.has_remaining() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 // Trailers are of no use here.
-                Some(Ok(frame)) => self.piece = frame.into_data().unwrap_or_default(),
+                Some(Ok(frame)) => {
+                    self.piece = frame.into_data().unwrap_or_default();
+                    let (bytes, to_come) = (self.piece.len(), self.to_come());
+                    if let Some(Err(full)) = self.charge.as_mut().map(|charge| charge.take(bytes, to_come)) {
+                        return Poll::Ready(Err(io::Error::other(full)));
+                    }
+                }
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
                 None => return Poll::Ready(Ok(())),
             }

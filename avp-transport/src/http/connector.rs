@@ -43,9 +43,9 @@ impl HttpConnector {
 
     async fn upgrade<S: Socket>(&self, url: &TransportUrl, stream: S, peer: Peer) -> Result<Connection> {
         let link = Link::new(bytes::Bytes::new(), stream, self.options.limits.frame_timeout);
-        let refusal = link.refused();
+        let clues = link.clues();
         let io = TokioIo::new(link);
-        let failed = |error| failure(&peer, &refusal, error);
+        let failed = |error| failure(&peer, &clues, error);
         let (mut sender, connection) = http1::Builder::new().handshake(io).await.map_err(failed)?;
         // Ends with the upgrade, or when the sender and what it gave are dropped.
         let driving = tokio::spawn(connection.with_upgrades());
@@ -55,7 +55,7 @@ impl HttpConnector {
         asking.headers_mut().insert(UPGRADE, HeaderValue::from_static(AVP));
         let mut response = sender.send_request(asking).await.map_err(failed)?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refused(&peer, response).await);
+            return Err(refused(&peer, response, self.options.token.is_some()).await);
         }
         let chosen = response.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
         if !chosen.is_some_and(|name| name.eq_ignore_ascii_case(AVP)) {
@@ -91,7 +91,11 @@ impl Drop for AbortOnDrop {
 }
 
 /// An AVP server says why in its own words; anything else is no AVP server, or one that takes requests only.
-async fn refused(peer: &Peer, response: hyper::Response<hyper::body::Incoming>) -> TransportError {
+async fn refused(
+    peer: &Peer,
+    response: hyper::Response<hyper::body::Incoming>,
+    showed_token: bool,
+) -> TransportError {
     use tokio::io::AsyncReadExt;
     let (head, body) = response.into_parts();
     let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -103,6 +107,9 @@ async fn refused(peer: &Peer, response: hyper::Response<hyper::body::Incoming>) 
     let status = head.status.as_u16();
     let refusal = HttpRefusal::read(status, retry_after, &answer);
     let peer = peer.to_string();
+    if head.status == StatusCode::UNAUTHORIZED {
+        return Incompatible::TurnedAway { peer, showed_token }.into();
+    }
     if refusal.code.is_some() {
         return Incompatible::Refused { peer, refusal }.into();
     }

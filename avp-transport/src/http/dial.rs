@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::body::OutBody;
-use super::io::Refused;
+use super::io::Clues;
 use super::{BINDING_VERSION, authority, parts};
 use crate::connection::{Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, PeerFault, TransportError, UsageError};
@@ -92,10 +92,19 @@ pub(super) fn request(
 }
 
 /// What hyper's failure means.
-pub(super) fn failure(peer: &Peer, refused: &Refused, error: hyper::Error) -> TransportError {
+pub(super) fn failure(peer: &Peer, clues: &Clues, error: hyper::Error) -> TransportError {
     let peer = peer.to_string();
-    if let Some(fault) = refused.get() {
+    if let Some(fault) = clues.refused() {
         return Incompatible::Tls { peer, fault: fault.clone() }.into();
+    }
+    match clues.opening() {
+        Some(avp_wire::MAGIC) => {
+            return Incompatible::NotHttp { peer, speaks: "AVP", scheme: "avp+tcp://" }.into();
+        }
+        Some([0x14..=0x17, 3]) => {
+            return Incompatible::NotHttp { peer, speaks: "TLS", scheme: "https:// or avp+tls://" }.into();
+        }
+        _ => {}
     }
     if error.is_parse() {
         return PeerFault::Answer { peer, what: format!("it does not speak HTTP ({error})") }.into();

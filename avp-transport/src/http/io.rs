@@ -49,21 +49,46 @@ pub(super) struct Link<S> {
     /// How long the peer may take nothing while something is to be written.
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    refused: Refused,
+    clues: Clues,
     /// Bytes read since the reader last had to wait.
     at_once: usize,
 }
 
-/// Why the peer's TLS has refused this side, once it has: over HTTP/2 hyper's error does not tell.
-pub(super) type Refused = Arc<OnceLock<TlsFault>>;
+/// What a connection shows of the peer that hyper's errors do not tell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Clues(Arc<(OnceLock<TlsFault>, OnceLock<[u8; 2]>)>);
+
+impl Clues {
+    /// Why the peer's TLS has refused this side, once it has.
+    pub(super) fn refused(&self) -> Option<&TlsFault> {
+        self.0.0.get()
+    }
+
+    /// The first bytes of the peer, once they are there.
+    pub(super) fn opening(&self) -> Option<[u8; 2]> {
+        self.0.1.get().copied()
+    }
+
+    fn note(&self, read: &io::Result<()>, bytes: &[u8]) {
+        let (refused, opening) = &*self.0;
+        if let Err(error) = read
+            && let Some(fault) = TlsFault::within(error)
+        {
+            refused.get_or_init(|| fault);
+        }
+        if let (None, Some(first)) = (opening.get(), bytes.first_chunk()) {
+            opening.get_or_init(|| *first);
+        }
+    }
+}
 
 impl<S> Link<S> {
     pub(super) fn new(ahead: Bytes, io: S, patience: Duration) -> Self {
-        Self { ahead, io, patience, stalled: None, refused: Refused::default(), at_once: 0 }
+        Self { ahead, io, patience, stalled: None, clues: Clues::default(), at_once: 0 }
     }
 
-    pub(super) fn refused(&self) -> Refused {
-        Arc::clone(&self.refused)
+    pub(super) fn clues(&self) -> Clues {
+        self.clues.clone()
     }
 
     /// The socket, and what was read ahead and not taken.
@@ -107,10 +132,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
             Poll::Ready(_) => self.at_once += buf.filled().len() - before,
             Poll::Pending => self.at_once = 0,
         }
-        if let Poll::Ready(Err(error)) = &read
-            && let Some(fault) = TlsFault::within(error)
-        {
-            self.refused.get_or_init(|| fault);
+        if let Poll::Ready(read) = &read {
+            self.clues.note(read, buf.filled().get(before..).unwrap_or_default());
         }
         read
     }

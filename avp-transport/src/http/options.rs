@@ -66,6 +66,11 @@ pub struct HttpLimits {
     pub requests_per_second: u32,
     /// Requests that a peer may make in a burst (2,000).
     pub request_burst: u32,
+    /// Bytes of memory that the bodies of all requests of the listener may take together, from when they begin to come to
+    /// when they are answered (2 GiB). Only what is there counts, with what may be in a connection's buffers: 512 KiB of
+    /// each body over HTTP/1.1, 4 MiB over HTTP/2, and less where less is announced. Beyond it the peer that holds the most
+    /// is answered 503, first for bodies that have come to a stop. Frames on upgraded connections are not counted.
+    pub body_memory: u64,
     /// Upgraded connections that wait to be accepted (64).
     pub backlog: usize,
 }
@@ -78,6 +83,7 @@ impl Default for HttpLimits {
             connections_per_peer: 256,
             requests_per_second: 1_000,
             request_burst: 2_000,
+            body_memory: 2 << 30,
             backlog: 64,
         }
     }

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioTimer;
 /// Bytes of one HTTP/1.1 read, and of what waits to be written.
 pub(super) const BUFFER: usize = 512 << 10;
 /// Bytes of an HTTP/2 stream that may be on their way.
-const STREAM_WINDOW: u32 = 4 << 20;
+pub(super) const STREAM_WINDOW: u32 = 4 << 20;
 /// Bytes of all HTTP/2 streams of a connection together that may be on their way.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of an HTTP/2 frame. Each costs a header and a turn; hyper takes memory for each, and that of long ones comes

@@ -125,7 +125,7 @@ pub struct QuicListener {
     url: TransportUrl,
     options: Options,
     gate: HalfOpenGate,
-    handshaking: Handshaking,
+    handshaking: Handshaking<Connection>,
     /// The socket has failed.
     lost: Notify,
     runtime: Handle,
@@ -168,7 +168,7 @@ impl QuicListener {
         };
         let deadline = self.options.limits.handshake_timeout;
         tokio::select! {
-            connection = self.handshaking.accept(next, deadline) => Ok(connection),
+            (connection, place) = self.handshaking.accept(next, deadline) => Ok(connection.with_half_open(place)),
             () = self.lost.notified() => {
                 self.lost.notify_one();
                 let source = std::io::Error::other("its socket has failed");

@@ -56,7 +56,7 @@ pub struct ShmListener {
     url: TransportUrl,
     options: Options,
     gate: HalfOpenGate,
-    handshaking: Handshaking,
+    handshaking: Handshaking<Connection>,
     _file: SocketFile,
 }
 
@@ -96,7 +96,8 @@ impl ShmListener {
             let place = self.gate.enter(PeerKey::user(uid));
             Some((place, answer(stream, Arc::clone(&self.path), self.options.clone())))
         };
-        self.handshaking.accept(next, self.options.limits.handshake_timeout).await
+        let (connection, place) = self.handshaking.accept(next, self.options.limits.handshake_timeout).await;
+        connection.with_half_open(place)
     }
 }
 

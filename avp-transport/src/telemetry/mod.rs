@@ -157,9 +157,9 @@ pub(crate) fn failed(scheme: Scheme, side: Side, error: &TransportError) {
     let transport = Carrier::from(scheme).as_str();
     ended_early(transport, side, "failed");
     let direction = match error {
-        TransportError::Incompatible(Incompatible::Refused { .. } | Incompatible::NotLetIn { .. }) => {
-            Direction::Received
-        }
+        TransportError::Incompatible(
+            Incompatible::Refused { .. } | Incompatible::TurnedAway { .. } | Incompatible::NotLetIn { .. },
+        ) => Direction::Received,
         TransportError::Incompatible(Incompatible::User { .. }) if side == Side::Server => Direction::Sent,
         _ => return,
     };

@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::half_open::Heard;
+use crate::half_open::{Progress, Step};
 use crate::turns::Turns;
 
 /// Shakes hands with a client. The key exchange and the signature, which cost it nothing and this side much, wait for
@@ -20,10 +20,10 @@ pub(crate) async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     turns: &Turns,
-    heard: Heard,
+    progress: Progress,
 ) -> io::Result<TlsStream<TcpStream>> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    heard.mark();
+    progress.mark(Step::Spoken);
     let turn = tokio::select! {
         biased;
         () = left(&hello.io) => {
@@ -99,7 +99,7 @@ mod tests {
         holding.await.unwrap();
         let serve = |stream| {
             let (turns, config) = (Arc::clone(&turns), Arc::clone(&config));
-            tokio::spawn(async move { accept(stream, config, &turns, Heard::default()).await.map(drop) })
+            tokio::spawn(async move { accept(stream, config, &turns, Progress::default()).await.map(drop) })
         };
         let ((mut leaver, one), (mut stayer, two)) = (sockets().await, sockets().await);
         let (left, staying) = (serve(one), serve(two));

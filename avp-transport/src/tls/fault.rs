@@ -11,6 +11,12 @@ pub enum TlsFault {
     /// The peer's first bytes are not TLS.
     #[error("it does not speak TLS; is it a plain port (avp+tcp, http)?")]
     NotTls,
+    /// The connection ended before the handshake was done: the peer is overloaded or restarts, something in between cut it
+    /// off, or it does not speak TLS and says nothing to those who do.
+    #[error(
+        "the connection ended within the TLS handshake; try again, and if it stays so, see whether it is a plain port (avp+tcp, http)"
+    )]
+    Ended,
     /// The peer's certificate was not issued by an authority that is trusted here.
     #[error(
         "its certificate is from an authority that is not trusted here; give that authority's certificate (--ca)"
@@ -28,7 +34,9 @@ pub enum TlsFault {
     )]
     WrongName,
     /// The peer has nothing to say to `avp/1`.
-    #[error("it speaks TLS but not AVP (no common ALPN protocol); is it another service?")]
+    #[error(
+        "it speaks TLS but not AVP (no common ALPN protocol); is it another service, or the other of avp+tls:// and https://?"
+    )]
     NoProtocol,
     /// The peer wants a certificate of this side.
     #[error("it asks for a certificate of this side; give one (--cert, --key)")]
@@ -95,8 +103,10 @@ impl TlsFault {
 
     /// As [`within`](Self::within), in a handshake: there bytes may also be those of another protocol.
     pub(crate) fn within_handshake(error: &io::Error) -> Option<Self> {
-        let not_tls = error.kind() == io::ErrorKind::UnexpectedEof
-            || error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_another_protocol);
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Some(Self::Ended);
+        }
+        let not_tls = error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_another_protocol);
         if not_tls { Some(Self::NotTls) } else { Self::within(error) }
     }
 }
@@ -166,6 +176,13 @@ mod tests {
         ] {
             assert_eq!(within(error.clone()), None, "{error}");
         }
+    }
+
+    #[test]
+    fn an_end_within_a_handshake_is_no_other_protocol() {
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof");
+        assert_eq!(TlsFault::within_handshake(&error), Some(TlsFault::Ended));
+        assert_eq!(TlsFault::within(&error), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio_rustls::TlsStream;
 use super::{ALPN, TlsFault, identity};
 use crate::connection::{Connection, Peer, PeerAddress};
 use crate::error::{Incompatible, IoFault, TransportError, UsageError};
-use crate::half_open::{HalfOpenGate, Heard, PeerKey};
+use crate::half_open::{HalfOpenGate, PeerKey, Progress};
 use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Connector, Listener, Result};
 use crate::options::Options;
@@ -63,7 +63,7 @@ pub struct TlsListener {
     options: Options,
     gate: HalfOpenGate,
     config: Arc<rustls::ServerConfig>,
-    handshaking: Handshaking,
+    handshaking: Handshaking<Connection>,
     turns: Arc<Turns>,
 }
 
@@ -91,10 +91,11 @@ impl TlsListener {
             self.gate.ready().await;
             let (stream, address) = socket::accept(&self.listener).await;
             let place = self.gate.enter(PeerKey::from(address.ip()));
-            let (config, turns) = (Arc::clone(&self.config), (Arc::clone(&self.turns), place.heard()));
+            let (config, turns) = (Arc::clone(&self.config), (Arc::clone(&self.turns), place.progress()));
             Some((place, accept(stream, address, config, turns, self.options.clone())))
         };
-        self.handshaking.accept(next, self.options.limits.handshake_timeout).await
+        let (connection, place) = self.handshaking.accept(next, self.options.limits.handshake_timeout).await;
+        connection.with_half_open(place)
     }
 }
 
@@ -112,10 +113,10 @@ async fn accept(
     stream: TcpStream,
     address: SocketAddr,
     config: Arc<rustls::ServerConfig>,
-    (turns, heard): (Arc<Turns>, Heard),
+    (turns, progress): (Arc<Turns>, Progress),
     options: Options,
 ) -> Result<Connection> {
-    let stream = super::accept::accept(stream, config, &turns, heard)
+    let stream = super::accept::accept(stream, config, &turns, progress)
         .await
         .map_err(|error| fault(address.to_string(), error))?;
     secured(stream.into(), address, &options, Side::Server)

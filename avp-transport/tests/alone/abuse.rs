@@ -112,6 +112,11 @@ fn beside_a_flood_of_hellos() {
 }
 
 #[test]
+fn beside_tls_handshakes_that_are_not_gone_on_with() {
+    alone(|| an_honest_client_gets_through(Attack::ClientHellos));
+}
+
+#[test]
 fn beside_a_flood_of_tiny_frames() {
     alone(|| an_honest_client_gets_through(Attack::TinyFrames));
 }

@@ -147,6 +147,29 @@ async fn a_plain_port_is_told_from_one_with_another_certificate() {
     accepting.abort();
 }
 
+#[tokio::test]
+async fn an_end_within_the_tls_handshake_is_told_from_another_protocol() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // All of what it says, or the end would be a reset.
+            let _ = stream.read(&mut [0; 16 << 10]).await;
+        }
+    });
+    for scheme in ["avp+tls", "https"] {
+        let url = format!("{scheme}://{address}").parse().unwrap();
+        let error = connect(&url, &secure_client(Options::default())).await.unwrap_err();
+        assert!(
+            matches!(error, TransportError::Incompatible(Incompatible::Tls { fault: TlsFault::Ended, .. })),
+            "{error}"
+        );
+        assert_eq!(error.code(), ErrorCode::ConnectionLost);
+        assert!(error.to_string().contains("ended within the TLS handshake; try again"), "{error}");
+    }
+}
+
 // spec: transports 2.2
 #[tokio::test]
 async fn another_protocol_over_tls_is_named() {

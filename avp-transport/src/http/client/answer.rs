@@ -17,7 +17,7 @@ use super::super::{FRAME_TYPE, HttpRefusal, MAX_JSON};
 use super::pool::{Lease, Pool};
 use crate::budget::MemoryBudget;
 use crate::connection::Peer;
-use crate::error::{Deadline, Incompatible, PeerFault, TransportError};
+use crate::error::{Deadline, Incompatible, PeerFault, TransportError, token_hint};
 use crate::intake::Intake;
 use crate::link::{FrameReceiver, Result};
 use crate::options::Options;
@@ -118,7 +118,10 @@ impl Arriving {
         let parsed = serde_json::from_slice::<Value>(&text);
         if !status.is_success() {
             let is_avp = parsed.is_ok_and(|value| value.get("success").or(value.get("detail")).is_some());
-            let refusal = HttpRefusal::read(status.as_u16(), retry_after, &text);
+            let mut refusal = HttpRefusal::read(status.as_u16(), retry_after, &text);
+            if status == StatusCode::UNAUTHORIZED && refusal.code.is_none() {
+                refusal.message = format!("{} ({})", token_hint(options.token.is_some()), refusal.message);
+            }
             // A server of another kind does not know the path; a proxy in between has errors of its own.
             let is_elsewhere = !is_avp && matches!(status.as_u16(), 300..=399 | 404 | 405);
             return Err(match is_elsewhere {
@@ -147,6 +150,7 @@ impl Arriving {
     async fn text(&mut self, options: &Options, limit: usize) -> Result<Vec<u8>> {
         let peer = self.peer.to_string();
         let mut patience = Patience::new(&options.limits, self.meter.clone(), Direction::Received);
+        let expected = self.body.announced().unwrap_or_default();
         let mut text = Vec::new();
         loop {
             match patience.wait(self.body.read_buf(&mut text)).await {
@@ -154,8 +158,7 @@ impl Arriving {
                 Some(Ok(bytes)) => patience.moved(bytes),
                 Some(Err(source)) => return Err(TransportError::broken(peer, source)),
                 None => {
-                    let got = text.len();
-                    return Err(patience.exhausted(&peer, Deadline::Receive, got, got).into());
+                    return Err(patience.exhausted(&peer, Deadline::Receive, text.len(), expected).into());
                 }
             }
             if text.len() > limit {

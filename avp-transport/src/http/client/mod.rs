@@ -223,7 +223,7 @@ impl HttpClient {
         progress: &Progress,
         total: u64,
     ) -> Result<Result<hyper::Response<hyper::body::Incoming>, hyper::Request<OutBody>>> {
-        let (peer, refused) = (lease.peer.clone(), lease.refused.clone());
+        let (peer, clues) = (lease.peer.clone(), lease.clues.clone());
         let mut sending = lease.send(request);
         let mut patience = Patience::new(&self.options.limits, self.meter.clone(), Direction::Sent);
         let mut gone = 0;
@@ -232,7 +232,12 @@ impl HttpClient {
                 let after = self.options.timeouts.idle;
                 match timeout(after, sending.as_mut()).await {
                     Ok(outcome) => break outcome,
-                    Err(_) => return Err(late(&peer, Deadline::Idle, after, 0, 0)),
+                    Err(_) => {
+                        let (peer, which) = (peer.to_string(), Deadline::Idle);
+                        return Err(
+                            LimitExceeded::Deadline { peer, which, after, got: 0, expected: 0 }.into()
+                        );
+                    }
                 }
             }
             let step = async {
@@ -247,21 +252,19 @@ impl HttpClient {
                     patience.moved(usize::try_from(moved.saturating_sub(gone)).unwrap_or(usize::MAX));
                     gone = moved;
                 }
-                None => return Err(late(&peer, Deadline::Send, patience.waited(), gone, total)),
+                None => {
+                    return Err(patience.exhausted(&peer.to_string(), Deadline::Send, gone, total).into());
+                }
             }
         };
         match outcome {
             Ok(response) => Ok(Ok(response)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => Ok(Err(unsent)),
-                None => Err(super::dial::failure(&peer, &refused, error.into_error())),
+                None => Err(super::dial::failure(&peer, &clues, error.into_error())),
             },
         }
     }
-}
-
-fn late(peer: &Peer, which: Deadline, after: std::time::Duration, got: u64, expected: u64) -> TransportError {
-    LimitExceeded::Deadline { peer: peer.to_string(), which, after, got, expected }.into()
 }
 
 fn failed(peer: String, source: HandshakeError) -> TransportError {

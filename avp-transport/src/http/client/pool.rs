@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::super::body::OutBody;
 use super::super::dial::{Dialled, failure, reach};
 use super::super::inline::Tasks;
-use super::super::io::{Link, Refused, Socket};
+use super::super::io::{Clues, Link, Socket};
 use super::super::tuning::{BUFFER, http2_client};
 use crate::connection::Peer;
 use crate::link::Result;
@@ -49,7 +49,7 @@ enum Sender {
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) peer: Peer,
-    pub(super) refused: Refused,
+    pub(super) clues: Clues,
     sender: Sender,
     used: bool,
 }
@@ -114,8 +114,8 @@ impl Lease {
     /// Another request's share of an HTTP/2 connection.
     fn shared(&self) -> Option<Self> {
         let Sender::Two(sender) = &self.sender else { return None };
-        let (peer, refused) = (self.peer.clone(), self.refused.clone());
-        Some(Self { peer, refused, sender: Sender::Two(sender.clone()), used: true })
+        let (peer, clues) = (self.peer.clone(), self.clues.clone());
+        Some(Self { peer, clues, sender: Sender::Two(sender.clone()), used: true })
     }
 
     /// Whether the connection is not new.
@@ -134,9 +134,9 @@ impl Lease {
 /// Starts HTTP on a socket. Its task ends when the last sender is dropped.
 async fn speak<S: Socket>(stream: S, h2: bool, peer: Peer, options: &Options) -> Result<Lease> {
     let link = Link::new(Bytes::new(), stream, options.limits.frame_timeout);
-    let refused = link.refused();
+    let clues = link.clues();
     let io = TokioIo::new(link);
-    let failed = |error| failure(&peer, &refused, error);
+    let failed = |error| failure(&peer, &clues, error);
     let name = peer.to_string();
     let log = move |outcome: hyper::Result<()>| {
         if let Err(error) = outcome {
@@ -153,11 +153,11 @@ async fn speak<S: Socket>(stream: S, h2: bool, peer: Peer, options: &Options) ->
             // Answers that are still being read.
             tasks.finish().await;
         });
-        return Ok(Lease { peer, refused, sender: Sender::Two(sender), used: false });
+        return Ok(Lease { peer, clues, sender: Sender::Two(sender), used: false });
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER).max_header_size(HEADER_BYTES);
     let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
     tokio::spawn(async move { log(connection.await) });
-    Ok(Lease { peer, refused, sender: Sender::One(sender), used: false })
+    Ok(Lease { peer, clues, sender: Sender::One(sender), used: false })
 }

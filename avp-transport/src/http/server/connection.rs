@@ -1,7 +1,7 @@
 //! One client's TCP connection: TLS, which HTTP it speaks, and how long it may be there.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_rustls::TlsStream;
 
 use super::super::inline::{Inline, Tasks};
@@ -26,9 +26,11 @@ use super::routes;
 use super::{Closing, Shared};
 use crate::budget::MemoryBudget;
 use crate::connection::{Peer, PeerAddress};
-use crate::half_open::{HalfOpen, PeerKey};
+use crate::error::TransportError;
+use crate::half_open::{HalfOpen, Progress, Step};
+use crate::link::Result;
 use crate::socket;
-use crate::tls::{accept, identity};
+use crate::tls::{accept, fault, identity};
 
 /// What every HTTP/2 connection starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -54,7 +56,7 @@ impl Client {
     /// The place among half-open connections, once: taken by the first request that is let in.
     pub(super) fn establish(&self) -> Option<HalfOpen> {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
-        place.inspect(|place| place.heard().mark())
+        place.inspect(|place| place.progress().mark(Step::Secured))
     }
 
     fn is_half_open(&self) -> bool {
@@ -107,57 +109,72 @@ impl Drop for Busy {
     }
 }
 
-/// Serves one accepted socket to its end.
-pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Shared>, closing: Closing) {
-    let key = PeerKey::from(address.ip());
-    let (place, presence) = (shared.gate.enter(key.clone()), shared.peers.enter(key));
+/// A connection on which requests can come.
+pub(super) struct Opened {
+    stream: Stream,
+    peer: Peer,
+    presence: Presence,
+    h2: bool,
+}
+
+enum Stream {
+    /// And what was read ahead.
+    Plain(TcpStream, Bytes),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Shakes hands under TLS, and finds out which HTTP an accepted socket speaks.
+pub(super) async fn open(
+    (stream, address): (TcpStream, SocketAddr),
+    presence: Presence,
+    progress: Progress,
+    shared: Arc<Shared>,
+) -> Result<Opened> {
+    socket::tune(&stream, address)?;
+    let peer = Peer::at(PeerAddress::Socket(address));
+    let Some(config) = &shared.tls else {
+        let detected = detect(stream).await;
+        let (stream, ahead, h2) =
+            detected.map_err(|source| TransportError::broken(address.to_string(), source))?;
+        return Ok(Opened { stream: Stream::Plain(stream, ahead), peer, presence, h2 });
+    };
+    let accepting = accept(stream, Arc::clone(config), &shared.turns, progress);
+    let stream = accepting.await.map_err(|error| fault(address.to_string(), error))?;
+    let (_, session) = stream.get_ref();
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let name = session.peer_certificates().and_then(identity);
+    let peer = name.into_iter().fold(peer, Peer::with_identity);
+    Ok(Opened { stream: Stream::Tls(Box::new(stream.into())), peer, presence, h2 })
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(opened: Opened, place: HalfOpen, shared: Arc<Shared>, closing: Closing) {
+    let Opened { stream, peer, presence, h2 } = opened;
     let pushed_out = place.pushed_out();
-    let mut until = closing.clone();
+    let client = client(&shared, peer, presence, place);
     let serving = async {
-        if socket::tune(&stream, address).is_err() {
-            return;
-        }
-        let peer = Peer::at(PeerAddress::Socket(address));
-        let within = shared.options.limits.handshake_timeout;
-        match &shared.tls {
-            None => {
-                let detecting = timeout(within, detect(stream));
-                let Some(Ok(Ok((stream, ahead, h2)))) = unless_closing(&mut until, detecting).await else {
-                    return;
-                };
-                let client = client(&shared, peer, presence, place);
-                talk(stream, ahead, h2, client, closing).await;
-            }
-            Some(config) => {
-                let accepting = accept(stream, Arc::clone(config), &shared.turns, place.heard());
-                let stream = match unless_closing(&mut until, timeout(within, accepting)).await {
-                    Some(Ok(Ok(stream))) => stream,
-                    Some(Ok(Err(error))) => {
-                        return tracing::debug!(peer = %address, %error, "a peer failed in TLS");
-                    }
-                    Some(Err(_)) => return tracing::debug!(peer = %address, "a peer dawdled in TLS"),
-                    None => return,
-                };
-                let (_, session) = stream.get_ref();
-                let h2 = session.alpn_protocol() == Some(b"h2");
-                let name = session.peer_certificates().and_then(identity);
-                let peer = name.into_iter().fold(peer, Peer::with_identity);
-                let client = client(&shared, peer, presence, place);
-                talk(TlsStream::from(stream), Bytes::new(), h2, client, closing).await;
-            }
+        match stream {
+            Stream::Plain(stream, ahead) => talk(stream, ahead, h2, Arc::clone(&client), closing).await,
+            Stream::Tls(stream) => talk(*stream, Bytes::new(), h2, Arc::clone(&client), closing).await,
         }
     };
     tokio::select! {
+        // A peer whose request is here is not dropped for one that has not spoken.
+        biased;
         () = serving => {}
-        () = pushed_out.notified() => tracing::debug!(peer = %address, "a half-open connection made room"),
+        () = made_room(&pushed_out, &client) => {
+            tracing::debug!(peer = %client.peer, "a half-open connection made room");
+        }
     }
 }
 
-/// What comes before the first request ends with the listener.
-async fn unless_closing<T>(closing: &mut Closing, first: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        outcome = first => Some(outcome),
-        () = closing.begun() => None,
+/// Resolves when the connection has to make room and has not been let in meanwhile.
+async fn made_room(pushed_out: &Notify, client: &Client) {
+    pushed_out.notified().await;
+    if !client.is_half_open() {
+        // For whoever has the place now.
+        pushed_out.notify_one();
+        pending::<()>().await;
     }
 }
 

@@ -7,7 +7,6 @@ mod respond;
 mod routes;
 mod upgrade;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, watch};
@@ -15,15 +14,17 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::{HttpServerOptions, parts};
+use crate::bodies::Bodies;
 use crate::connection::Connection;
 use crate::error::UsageError;
-use crate::half_open::HalfOpenGate;
+use crate::half_open::{HalfOpenGate, PeerKey};
+use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Listener, Result};
 use crate::options::Options;
 use crate::socket;
 use crate::telemetry::Meter;
 use crate::turns::Turns;
-use crate::url::TransportUrl;
+use crate::url::{Scheme, TransportUrl};
 use peers::Peers;
 
 /// Serves HTTP at one port: requests go to the [`HttpService`](super::HttpService), connections that clients open by
@@ -61,6 +62,7 @@ struct Shared {
     gate: HalfOpenGate,
     turns: Turns,
     peers: Peers,
+    bodies: Bodies,
     upgraded: mpsc::Sender<Connection>,
 }
 
@@ -94,6 +96,7 @@ impl HttpListener {
             gate: HalfOpenGate::new(options.limits.max_half_open_per_peer),
             turns: Turns::default(),
             peers: Peers::new(http.limits),
+            bodies: Bodies::new(http.limits.body_memory),
             options,
             http,
             meter: Meter::requests(url.scheme()),
@@ -133,22 +136,27 @@ impl Listener for HttpListener {
 async fn run(listener: tokio::net::TcpListener, shared: Arc<Shared>, mut closing: Closing) {
     let mut connections = JoinSet::new();
     let until = closing.clone();
+    let opening = Handshaking::new(if shared.tls.is_some() { Scheme::Https } else { Scheme::Http });
     let next = || async {
         shared.turns.ready().await;
         shared.gate.ready().await;
-        socket::accept(&listener).await
+        let (stream, address) = socket::accept(&listener).await;
+        let key = PeerKey::from(address.ip());
+        let (place, presence) = (shared.gate.enter(key.clone()), shared.peers.enter(key));
+        let opened = connection::open((stream, address), presence, place.progress(), Arc::clone(&shared));
+        Some((place, opened))
     };
     loop {
         tokio::select! {
-            accepted = next() => {
-                let (stream, address): (_, SocketAddr) = accepted;
-                connections.spawn(connection::serve(stream, address, Arc::clone(&shared), until.clone()));
+            (opened, place) = opening.accept(&next, shared.options.limits.handshake_timeout) => {
+                connections.spawn(connection::serve(opened, place, Arc::clone(&shared), until.clone()));
             }
             Some(_) = connections.join_next() => {}
             () = closing.begun() => break,
         }
     }
-    drop(listener);
+    // What comes before the first request ends with the listener.
+    drop((opening, listener));
     let drained =
         timeout(shared.options.timeouts.close, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {

@@ -67,6 +67,11 @@ pub(super) struct Presence {
 }
 
 impl Presence {
+    /// Whose it is.
+    pub(super) fn key(&self) -> PeerKey {
+        self.key.clone()
+    }
+
     /// Counts a request; `false` where the peer makes too many.
     pub(super) fn request(&self) -> bool {
         let mut known = self.peers.known.lock().unwrap_or_else(PoisonError::into_inner);

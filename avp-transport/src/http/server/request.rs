@@ -1,19 +1,23 @@
 //! Taking what a request brings: a JSON message whole, a frame as it arrives.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::CONTENT_TYPE;
 use avp_wire::{DecodeError, ErrorCode, Frame};
 use bytes::BytesMut;
-use hyper::HeaderMap;
+use hyper::{HeaderMap, Version};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::super::body::BodyReader;
+use super::super::tuning::{BUFFER, STREAM_WINDOW};
 use super::super::{HttpCaller, HttpRefusal, HttpService};
 use super::connection::Client;
+use crate::bodies::Room;
 use crate::budget::MemoryClaim;
-use crate::error::{Deadline, LimitExceeded, TransportError};
+use crate::error::{Deadline, IoFault, LimitExceeded, TransportError};
 use crate::intake::Intake;
 use crate::link::{FrameReceiver, Result};
 use crate::patience::Patience;
@@ -52,6 +56,7 @@ pub(super) async fn json(
     let claim = client.memory.claim(announced, limits.frame_timeout);
     let claim = client.shared.meter.watch(Direction::Received, claim).await;
     let claim = claim.map_err(|error| busy(&error))?;
+    let expected = reader.announced().unwrap_or_default();
     let mut patience = Patience::new(limits, client.shared.meter.clone(), Direction::Received);
     let mut text = BytesMut::with_capacity(ROOM.min(limit));
     loop {
@@ -61,14 +66,45 @@ pub(super) async fn json(
         match patience.wait(reader.read_buf(&mut text)).await {
             Some(Ok(0)) => return Ok((text, claim)),
             Some(Ok(bytes)) => patience.moved(bytes),
-            Some(Err(error)) => return Err(HttpRefusal::new(ErrorCode::ConnectionLost, error.to_string())),
+            Some(Err(error)) => {
+                let lost = || HttpRefusal::new(ErrorCode::ConnectionLost, error.to_string());
+                return Err(full(&error).map_or_else(lost, busy));
+            }
             None => {
-                let got = u64::try_from(text.len()).unwrap_or(u64::MAX);
-                let (peer, which, after) = (client.peer.to_string(), Deadline::Receive, patience.waited());
-                let slow = LimitExceeded::Deadline { peer, which, after, got, expected: announced };
+                let peer = client.peer.to_string();
+                let slow = patience.exhausted(&peer, Deadline::Receive, text.len(), expected);
                 return Err(HttpRefusal::new(slow.code(), slow.to_string()));
             }
         }
+    }
+}
+
+/// Room for a body among all of the listener, charged from here on.
+pub(super) fn begin(
+    client: &Client,
+    reader: &mut BodyReader,
+    version: Version,
+) -> Result<Arc<Room>, HttpRefusal> {
+    let room = Arc::new(client.shared.bodies.begin(client.presence.key()));
+    let ahead = match version {
+        Version::HTTP_2 => u64::from(STREAM_WINDOW),
+        _ => u64::try_from(BUFFER).unwrap_or(u64::MAX),
+    };
+    match reader.charge(Arc::clone(&room), ahead) {
+        Ok(()) => Ok(room),
+        Err(full) => Err(busy(&full)),
+    }
+}
+
+/// Takes a body until it has to make room for others.
+pub(super) async fn within<T>(
+    room: &Room,
+    taking: impl Future<Output = Result<T, HttpRefusal>>,
+) -> Result<T, HttpRefusal> {
+    tokio::select! {
+        biased;
+        full = room.taken() => Err(busy(&full)),
+        taken = taking => taken,
     }
 }
 
@@ -76,17 +112,20 @@ pub(super) async fn json(
 pub(super) async fn frame(
     client: &Client,
     caller: &HttpCaller,
-    reader: BodyReader,
+    (reader, room): (BodyReader, &Arc<Room>),
     service: &dyn HttpService,
 ) -> Result<Frame, HttpRefusal> {
     let mut options = client.shared.options.clone();
     options.timeouts.idle = options.limits.frame_timeout;
+    // One that can never fit is refused by its head.
+    options.limits.memory_budget = options.limits.memory_budget.min(client.shared.bodies.budget());
     let meter = client.shared.meter.clone();
     let intake = Intake::within(client.memory.clone(), client.peer.to_string(), &options, meter);
-    let mut receiver = StreamReceiver::with_intake(reader, intake, &options);
-    let taken = take(caller, &mut receiver, service).await;
-    if taken.is_err() {
-        linger(receiver.into_io());
+    let mut receiver = StreamReceiver::with_intake(reader, intake.charging(Arc::clone(room)), &options);
+    let taken = within(room, take(caller, &mut receiver, service)).await;
+    match &taken {
+        Ok(frame) => room.complete(u64::try_from(frame.payload.len()).unwrap_or(u64::MAX)),
+        Err(_) => linger(receiver.into_io()),
     }
     taken
 }
@@ -118,6 +157,7 @@ pub(super) fn linger(reader: BodyReader) {
     if reader.is_finished() {
         return;
     }
+    let reader = reader.discarding();
     tokio::spawn(async move {
         let mut rest = reader.take(LINGER_BYTES);
         let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
@@ -126,9 +166,19 @@ pub(super) fn linger(reader: BodyReader) {
 
 fn refusal(error: &TransportError) -> HttpRefusal {
     match error {
-        TransportError::Limit(limit @ LimitExceeded::Memory { .. }) => busy(limit),
+        TransportError::Limit(limit @ (LimitExceeded::Memory { .. } | LimitExceeded::Bodies { .. })) => {
+            busy(limit)
+        }
+        TransportError::Io(IoFault::Broken { source, .. }) => {
+            full(source).map_or_else(|| HttpRefusal::from(error), busy)
+        }
         error => HttpRefusal::from(error),
     }
+}
+
+/// That a body's reader found no room for it.
+fn full(error: &std::io::Error) -> Option<&LimitExceeded> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Memory that others hold may be free soon; a frame that can never fit is refused by its head.

@@ -17,6 +17,7 @@ use super::super::{
 use super::connection::{Busy, Client};
 use super::{request, respond, upgrade};
 use crate::auth::Unauthorized;
+use crate::error::token_hint;
 use crate::link::Result;
 use crate::telemetry::{Direction, Side};
 
@@ -149,32 +150,37 @@ async fn served(
 ) -> Result<HttpReply, HttpRefusal> {
     let (head, body) = request.into_parts();
     let mut reader = BodyReader::new(body);
-    if let Endpoint::Transmit = endpoint {
-        if let Err(refusal) = request::check_type(&head.headers, FRAME_TYPE) {
-            request::linger(reader);
-            return Err(refusal);
-        }
-        let frame = request::frame(client, caller, reader, service).await?;
-        return service.transmit(caller, frame).await;
-    }
     let is_text = matches!(endpoint, Endpoint::Text);
+    let kind = if matches!(endpoint, Endpoint::Transmit) { FRAME_TYPE } else { JSON_TYPE };
     let checked = if is_text && !service.takes_text() {
         Err(HttpRefusal::new(ErrorCode::NoHandler, "Text handler not configured"))
     } else {
-        request::check_type(&head.headers, JSON_TYPE)
+        request::check_type(&head.headers, kind)
     };
+    // Held until the request is answered.
+    let room = match checked.and_then(|()| request::begin(client, &mut reader, head.version)) {
+        Ok(room) => room,
+        Err(refusal) => {
+            request::linger(reader);
+            return Err(refusal);
+        }
+    };
+    if let Endpoint::Transmit = endpoint {
+        let frame = request::frame(client, caller, (reader, &room), service).await?;
+        return service.transmit(caller, frame).await;
+    }
     let limit = if is_text { MAX_JSON } else { MAX_HELLO_BYTES };
-    let message = match checked {
-        Ok(()) => request::json(client, &mut reader, limit).await,
-        Err(refusal) => Err(refusal),
-    };
+    let message = request::within(&room, request::json(client, &mut reader, limit)).await;
     let (text, _claim) = message.inspect_err(|_| request::linger(reader))?;
+    room.complete(u64::try_from(text.len()).unwrap_or(u64::MAX));
     let malformed = |code, what: &str, error: &dyn std::fmt::Display| {
         HttpRefusal::new(code, format!("Invalid {what}: {error}"))
     };
     if is_text {
         let message = TextMessage::from_json(&text)
             .map_err(|error| malformed(ErrorCode::InvalidArgument, "message", &error))?;
+        // Its content is in the message now.
+        drop(text);
         service.text(caller, message).await
     } else {
         let hello = Hello::from_json(&text)
@@ -199,11 +205,11 @@ fn credentials(client: &Client, headers: &HeaderMap, may_wait: bool) -> Result<O
     }
     rule.authorize(&client.peer, token).map(Some).map_err(|error| {
         tracing::debug!(peer = %client.peer, %error, "a request was turned away");
-        let message = match error {
-            Unauthorized::MissingToken => "credentials are missing (Authorization: Bearer)",
-            _ => "credentials are wrong",
+        let hint = match error {
+            Unauthorized::MissingToken => token_hint(false),
+            _ => token_hint(true),
         };
-        HttpRefusal::new(ErrorCode::Unauthorized, message)
+        HttpRefusal::new(ErrorCode::Unauthorized, format!("{hint} (Authorization: Bearer)"))
     })
 }
 

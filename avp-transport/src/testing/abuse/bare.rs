@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use avp_wire::{EncodeOptions, Frame, Metadata};
@@ -17,6 +18,7 @@ use crate::open::connect;
 use crate::options::Options;
 use crate::quic::bare;
 use crate::testing::proxy::socket_of;
+use crate::tls::ALPN;
 use crate::url::{Scheme, TransportUrl};
 
 /// Where an attacker connects to.
@@ -80,6 +82,16 @@ impl Door {
             At::Datagrams(address, initials) => Some(Box::new(initials.stream(*address).await?)),
             At::Whole => None,
         })
+    }
+
+    /// What a client of TLS says first, in full.
+    pub(super) fn client_hello(&self) -> Vec<u8> {
+        let alpn: &[&[u8]] = if self.url.scheme() == Scheme::Https { &[b"http/1.1"] } else { &[ALPN] };
+        let config = Arc::new(self.options.tls.client(alpn).unwrap());
+        let mut session = rustls::ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        hello
     }
 
     /// The beginning of what an honest client says first.

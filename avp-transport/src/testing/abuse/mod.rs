@@ -35,6 +35,9 @@ pub enum Attack {
     HalfOpen,
     /// Handshakes as fast as they go, each on a connection of its own.
     HelloFlood,
+    /// TLS handshakes that are begun as fast as that goes and never gone on with; over other transports nothing. Held like
+    /// half-open connections.
+    ClientHellos,
     /// Frames of 8 bytes as fast as they go.
     TinyFrames,
     /// Connections that are given up while they come about, or right after.
@@ -65,6 +68,7 @@ impl Attack {
         let mut attacks =
             vec![Self::SlowLoris, Self::HalfOpen, Self::HelloFlood, Self::TinyFrames, Self::OpenAndCancel];
         attacks.extend((scheme == Scheme::Http).then_some(Self::Requests));
+        attacks.extend(matches!(scheme, Scheme::Tls | Scheme::Https).then_some(Self::ClientHellos));
         attacks
     }
 
@@ -79,6 +83,7 @@ impl Attack {
             Self::SlowLoris => many(most, |_| slow_loris(Arc::clone(&target))).await,
             Self::HalfOpen => half_open(&target, most).await,
             Self::HelloFlood => many(TASKS, |_| hello_flood(Arc::clone(&target))).await,
+            Self::ClientHellos => many(TASKS, |_| client_hellos(Arc::clone(&target), most / TASKS)).await,
             Self::TinyFrames => many(TASKS, |_| tiny_frames(Arc::clone(&target))).await,
             Self::OpenAndCancel => many(TASKS, |number| open_and_cancel(Arc::clone(&target), number)).await,
             Self::Requests => many(TASKS, |_| requests(Arc::clone(&target))).await,
@@ -166,6 +171,22 @@ async fn hello_flood(target: Arc<Target>) {
         target.connected();
         target.sent(1);
         let _ = negotiate_client(&mut connection, hello("flood")).await;
+    }
+}
+
+async fn client_hellos(target: Arc<Target>, most: usize) {
+    let (mut held, hello) = (VecDeque::new(), target.door.client_hello());
+    loop {
+        if held.len() >= most {
+            held.pop_front();
+        }
+        if let Ok(Some(mut stream)) = target.door.slow().await
+            && stream.write_all(&hello).await.is_ok()
+        {
+            target.connected();
+            held.push_back(stream);
+        }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use avp_handshake::Session;
-use avp_transport::testing::{encoded, sample};
+use avp_transport::testing::{Discard, encoded, sample};
 use avp_transport::{
-    BoxFuture, HttpAgent, HttpCaller, HttpClient, HttpHandler, HttpListener, HttpRefusal, HttpReply,
-    HttpServerOptions, IoFault, Listener, Options, TransportError, TransportUrl,
+    HttpAgent, HttpClient, HttpListener, HttpServerOptions, IoFault, Listener, Options, TransportError,
+    TransportUrl,
 };
-use avp_wire::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::common::config;
@@ -21,30 +18,8 @@ use crate::common::http::{client, dial, serve, service};
 /// More than anything here takes, less than the deadlines that are not meant.
 const A_WHILE: Duration = Duration::from_secs(5);
 
-/// Answers when it is told to.
-#[derive(Clone, Debug, Default)]
-struct Slow {
-    started: Arc<Notify>,
-    go: Arc<Notify>,
-}
-
-impl HttpHandler for Slow {
-    fn frame<'a>(
-        &'a self,
-        _: &'a HttpCaller,
-        _: Option<Session>,
-        _: Frame,
-    ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
-        Box::pin(async {
-            self.started.notify_one();
-            self.go.notified().await;
-            Ok(HttpReply::default())
-        })
-    }
-}
-
-async fn slow(options: Options) -> (Slow, HttpListener) {
-    let slow = Slow::default();
+async fn slow(options: Options) -> (Discard, HttpListener) {
+    let slow = Discard::when_told();
     let mut http = HttpServerOptions::default();
     http.service = Some(Arc::new(HttpAgent::new(config("server"), slow.clone()).unwrap()));
     (slow, serve(options, http).await)
@@ -66,7 +41,7 @@ async fn a_request_that_is_being_served_is_answered_when_the_listener_closes_or_
         let (slow, listener) = slow(Options::default()).await;
         let (url, client) = (listener.local_url().clone(), clients(&listener)[kind].clone());
         let request = tokio::spawn(async move { client.transmit(encoded(&sample(1, 1000))).await });
-        slow.started.notified().await;
+        slow.came().await;
         let closing =
             tokio::spawn(async move { if dropped { drop(listener) } else { listener.close().await } });
         timeout(A_WHILE, async {
@@ -77,7 +52,7 @@ async fn a_request_that_is_being_served_is_answered_when_the_listener_closes_or_
         .await
         .expect("the port is closed while the request is served");
         assert!(!request.is_finished() && closing.is_finished() == dropped);
-        slow.go.notify_one();
+        slow.go();
         request.await.unwrap().unwrap();
         timeout(A_WHILE, closing).await.unwrap().unwrap();
     }
@@ -91,7 +66,7 @@ async fn a_request_that_outlasts_the_deadline_is_cut_off() {
         let (slow, listener) = slow(options).await;
         let client = clients(&listener)[kind].clone();
         let request = tokio::spawn(async move { client.transmit(encoded(&sample(1, 1000))).await });
-        slow.started.notified().await;
+        slow.came().await;
         timeout(A_WHILE, listener.close()).await.unwrap();
         let error = timeout(A_WHILE, request).await.unwrap().unwrap().unwrap_err();
         assert!(matches!(error, TransportError::Io(IoFault::Broken { .. })), "{error}");

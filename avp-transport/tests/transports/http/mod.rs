@@ -2,5 +2,6 @@
 
 mod close;
 mod limits;
+mod memory;
 mod requests;
 mod upgrade;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use avp_transport::testing::{encoded, sample};
 use avp_transport::{
     BearerTokens, HttpClient, HttpServerOptions, Incompatible, Listener, Options, PeerFault, Token,
-    TransportError, TransportUrl, connect, negotiate_client, negotiate_server,
+    TransportError, TransportUrl, connect, listen, negotiate_client, negotiate_server,
 };
 use avp_wire::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -183,6 +183,73 @@ async fn a_client_at_another_kind_of_server_gets_a_typed_error() {
     }
     let error = connect(&web_server("SSH-2.0-OpenSSH_9.0\r\n").await, &Options::default()).await.unwrap_err();
     assert!(matches!(error, TransportError::Peer(PeerFault::Answer { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_at_the_port_of_another_scheme_is_told_at_once_which_to_use() {
+    let at = |scheme: &str, listener: &dyn Listener| -> TransportUrl {
+        let url = listener.local_url().to_string();
+        url.replacen(url.split("://").next().unwrap(), scheme, 1).parse().unwrap()
+    };
+    let plain = listen(&"avp+tcp://127.0.0.1:0".parse().unwrap(), &Options::default()).await.unwrap();
+    let secure = crate::common::secure_server(Options::default());
+    let secure = listen(&"https://127.0.0.1:0".parse().unwrap(), &secure).await.unwrap();
+    let (to_plain, to_secure) = (at("http", &*plain), at("http", &*secure));
+    let serving = tokio::spawn(async move {
+        loop {
+            let mut connection = plain.accept().await.unwrap();
+            tokio::spawn(async move { negotiate_server(&mut connection, config("server")).await.map(drop) });
+        }
+    });
+    let within = Duration::from_secs(4);
+    for (url, scheme) in [(to_plain, "avp+tcp://"), (to_secure, "https://")] {
+        let one = HttpClient::new(&url, "a", Options::default()).unwrap();
+        let two = one.clone().with_http2();
+        for error in [
+            timeout(within, connect(&url, &Options::default())).await.unwrap().map(drop).unwrap_err(),
+            timeout(within, one.transmit(encoded(&sample(1, 10)))).await.unwrap().map(drop).unwrap_err(),
+            timeout(within, two.transmit(encoded(&sample(1, 10)))).await.unwrap().map(drop).unwrap_err(),
+        ] {
+            let named = matches!(&error, TransportError::Incompatible(Incompatible::NotHttp { scheme: found, .. })
+                if found.contains(scheme));
+            assert!(named, "{url}: {error}");
+        }
+    }
+    serving.abort();
+    let http = serve(Options::default(), HttpServerOptions::default()).await;
+    let mut connection = connect(&at("avp+tcp", &http), &Options::default()).await.unwrap();
+    let talking = negotiate_client(&mut connection, config("client"));
+    let error = timeout(within, talking).await.unwrap().unwrap_err();
+    assert!(matches!(error, TransportError::Peer(PeerFault::NotAvp { .. })), "{error}");
+    assert!(error.to_string().contains("http://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refusal_for_want_of_a_token_says_what_to_do() {
+    let listener = serve(tokens(), crate::common::http::service(true)).await;
+    for (shown, says) in [
+        (None, "no token was shown; give the one that it expects"),
+        (Some("guess"), "is not one of those it knows"),
+    ] {
+        let mut options = Options::default();
+        options.token = shown.map(|shown| Token::new(shown).unwrap());
+        let client = HttpClient::new(listener.local_url(), "a", options.clone()).unwrap();
+        let error = client.transmit(encoded(&sample(1, 10))).await.unwrap_err();
+        assert!(error.to_string().contains(says) && error.to_string().contains("--token-file"), "{error}");
+        if shown.is_some() {
+            let error = connect(listener.local_url(), &options).await.unwrap_err();
+            let turned_away = matches!(
+                error,
+                TransportError::Incompatible(Incompatible::TurnedAway { showed_token: true, .. })
+            );
+            assert!(turned_away && error.to_string().contains(says), "{error}");
+        }
+        // A proxy before the server has words of its own.
+        let proxy = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno";
+        let client = HttpClient::new(&web_server(proxy).await, "a", options).unwrap();
+        let error = client.transmit(encoded(&sample(1, 10))).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
 
 #[tokio::test]

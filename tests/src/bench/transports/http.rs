@@ -5,13 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use avp_handshake::{Hello, ModelIdentity, NegotiatorConfig, PeerId, Session};
-use avp_transport::testing::{BareHttp2, Ends, blast};
-use avp_transport::{
-    BoxFuture, HttpAgent, HttpCaller, HttpClient, HttpHandler, HttpListener, HttpRefusal, HttpReply,
-    HttpServerOptions, Listener,
-};
-use avp_wire::Frame;
+use avp_handshake::{Hello, ModelIdentity, NegotiatorConfig, PeerId};
+use avp_transport::testing::{BareHttp2, Discard, Ends, blast};
+use avp_transport::{HttpAgent, HttpClient, HttpListener, HttpServerOptions, Listener};
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -122,8 +118,10 @@ async fn transmit(ends: &Ends, way: Way, load: &Load, checksum: bool) -> Result<
     let identity = ModelIdentity { model_hash: "00".into(), ..ModelIdentity::default() };
     let config = NegotiatorConfig::new(Hello::new("sink", identity), PeerId::new("sink"));
     let mut http = HttpServerOptions::default();
-    http.service = Some(Arc::new(HttpAgent::new(config, Sink)?));
+    http.service = Some(Arc::new(HttpAgent::new(config, Discard::default())?));
     http.limits.requests_per_second = u32::MAX;
+    // As much as several of the largest payloads take.
+    http.limits.body_memory = 8 << 30;
     let listener = HttpListener::serve(&"http://127.0.0.1:0".parse()?, ends.server.clone(), http).await?;
     let client = HttpClient::new(listener.local_url(), "source", ends.client.clone())?;
     let client = if way.h2 { client.with_http2() } else { client };
@@ -157,19 +155,4 @@ async fn alone(load: &Load) -> f64 {
     let start = Instant::now();
     pair.blast(load.count).await;
     start.elapsed().as_secs_f64()
-}
-
-/// Drops what comes.
-#[derive(Debug)]
-struct Sink;
-
-impl HttpHandler for Sink {
-    fn frame<'a>(
-        &'a self,
-        _: &'a HttpCaller,
-        _: Option<Session>,
-        _: Frame,
-    ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
-        Box::pin(async { Ok(HttpReply::default()) })
-    }
 }
