@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use avp::transport::Scheme;
 use avp::{Device, GenerateOptions, KvDtype, SamplingOptions};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::log::LogLevel;
 pub(crate) use cert::{CERT_FOLDER, CertArgs, CertCaArgs, CertCommand, CertIssueArgs};
@@ -225,12 +225,26 @@ pub(crate) struct ServeArgs {
     /// Generations that compute at a time; further questions wait.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_generations: u16,
-    /// How much to log on stderr.
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn, env = "AVP_LOG")]
-    pub(crate) log: LogLevel,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
     /// End when standard input is closed, as it is when the process that started this one ends.
     #[arg(long)]
     pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// How much to log on stderr.
+    #[arg(long = "log", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn, env = "AVP_LOG")]
+    pub(crate) level: LogLevel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    /// How often to try again where the connection fails, the agent is busy, or nobody listens there yet: within about 8
+    /// seconds for 5 tries, about twice as long for each further one.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) retries: u32,
 }
 
 #[derive(Debug, Args)]
@@ -249,9 +263,8 @@ pub(crate) struct AskArgs {
     /// This agent's name.
     #[arg(long, default_value = "avp-ask")]
     pub(crate) name: String,
-    /// How often to go on over a new connection when one fails.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) retries: u32,
+    #[command(flatten)]
+    pub(crate) retry: RetryArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
@@ -265,12 +278,15 @@ pub(crate) struct SendArgs {
     /// This agent's name.
     #[arg(long, default_value = "avp-send")]
     pub(crate) name: String,
-    /// How often to go on over a new connection when one fails.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) retries: u32,
+    #[command(flatten)]
+    pub(crate) retry: RetryArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("into").required(true).args(["output", "folder"])),
+    mut_arg("listen", |listen| listen.help(transport::listen_help()))
+)]
 pub(crate) struct RecvArgs {
     /// The model whose contexts are taken: a Hugging Face model folder, a hub id, or the name of a demo model. Its
     /// weights are not loaded.
@@ -279,8 +295,11 @@ pub(crate) struct RecvArgs {
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
     /// Receive one context into this file, then end.
-    #[arg(long, short, value_name = "FILE", required_unless_present = "folder", conflicts_with = "folder")]
+    #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace the file that is there.
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
     /// Receive contexts into this folder, each into a file of its own, until Ctrl-C.
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
@@ -293,6 +312,8 @@ pub(crate) struct RecvArgs {
     /// Most bytes under way at a time.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub(crate) window: u64,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Debug, Args)]

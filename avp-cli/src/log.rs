@@ -1,4 +1,4 @@
-//! The log of `avp serve`, on stderr: what becomes of sessions, never what is said in them.
+//! The log of `avp serve` and `avp recv`, on stderr: what becomes of sessions, never what is said in them.
 
 use std::io::{self, Write};
 

@@ -1,9 +1,12 @@
 //! Progress bars on long work; nothing where stderr is not a terminal.
 
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use avp::{LoadProgress, Progress, ProgressFn};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output;
 
 const BYTES: &str = "{prefix:>10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
 const COUNT: &str = "{prefix:>10} {bar:32} {pos}/{len} {per_sec}";
@@ -57,6 +60,17 @@ impl Bar {
     pub(crate) fn moving(&self, what: &str, slabs: u64, of: u64, bytes: u64) {
         let done = u128::from(bytes) * u128::from(slabs) / u128::from(of.max(1));
         self.show(what, BYTES, u64::try_from(done).unwrap_or(bytes), bytes);
+    }
+
+    /// Shows why something is tried again, until there is something else to show.
+    pub(crate) fn waiting(&self, why: impl Display) {
+        self.clear();
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.set_message(format!("trying again: {}", output::short_line(&why.to_string())));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((String::new(), bar));
     }
 
     /// Takes the bar away.

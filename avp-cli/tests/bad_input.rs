@@ -6,7 +6,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use avp::{Frame, KvHeader, ext};
 use avp_wire::{Compression, DType, EncodeOptions, Limits};
@@ -235,7 +236,12 @@ fn an_address_with_nobody_or_a_stranger_behind_it_is_named() {
     // A port that was free a moment ago.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("avp+tcp://{free}");
-    names(&refused(&mut avp(["ask", "--to", &url, "--prompt", ASK])), &[&free.to_string(), "avp serve"]);
+    let once = ["--to", &url, "--retries", "0"];
+    names(&refused(avp(["ask", "--prompt", ASK]).args(once)), &[&free.to_string(), "avp serve"]);
+    let folder = tempdir().unwrap();
+    let line = refused(avp(["send", context(&folder, MODEL, &[]).to_str().unwrap()]).args(once));
+    names(&line, &[&free.to_string(), "avp recv"]);
+    assert!(!line.contains("avp serve"), "{line}");
 
     let strangers: [(&[u8], &str); 3] = [
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "does not speak AVP"),
@@ -255,6 +261,61 @@ fn an_address_with_nobody_or_a_stranger_behind_it_is_named() {
         let line = refused(&mut avp(["ask", "--to", &format!("avp+tcp://{address}"), "--prompt", ASK]));
         names(&line, &[&address, word]);
         stranger.join().unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_yet_is_waited_for() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("avp+tcp://{free}");
+    let mut asking = avp(["ask", "--to", &url, "--prompt", ASK, "--max-tokens", "2", "--retries", "9"]);
+    let asking = asking.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let _server = Server::start(MODEL, &["--listen", &url]);
+    let output = asking.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_place_where_no_context_can_be_kept_is_told_before_anybody_is_waited_for() {
+    let folder = tempdir().unwrap();
+    let here = folder.path().join("here.avp");
+    fs::write(&here, "here before").unwrap();
+    let recv = |to: &str, place: &Path| {
+        let listen = ["recv", "--model", MODEL, "--listen", "avp+tcp://127.0.0.1:0"];
+        refused(avp(listen).args([to, place.to_str().unwrap()]))
+    };
+    names(&recv("--output", &here), &["here.avp exists", "--force"]);
+    names(&recv("--output", folder.path()), &["is a folder", "--folder"]);
+    names(
+        &recv("--output", &folder.path().join("missing/got.avp")),
+        &["missing/got.avp", "its folder exists"],
+    );
+    names(&recv("--folder", &folder.path().join("missing")), &["missing", "check the path"]);
+    names(&recv("--folder", &here), &["here.avp"]);
+    assert_eq!(fs::read_to_string(&here).unwrap(), "here before");
+    assert_eq!(listing(folder.path()), std::slice::from_ref(&here));
+
+    let forced = ["recv", "--model", MODEL, "--listen", "avp+tcp://127.0.0.1:0", "--json", "--force"];
+    drop(Server::spawn(avp(forced).args(["--output", here.to_str().unwrap()])));
+    assert_eq!(fs::read_to_string(&here).unwrap(), "here before", "until a context is whole");
+
+    let output = avp(["recv", "--model", MODEL]).output().unwrap();
+    assert!(!output.status.success());
+    names(&String::from_utf8(output.stderr).unwrap(), &["--output <FILE>", "--folder <DIR>"]);
+}
+
+#[test]
+fn each_command_speaks_of_itself_in_its_help() {
+    for (command, others) in [
+        ("recv", &["`serve", "`ask", "`send", "Python SDK"][..]),
+        ("serve", &["`serve", "`ask", "`send"]),
+        ("ask", &["`serve", "`send"]),
+        ("send", &["`serve", "`ask"]),
+    ] {
+        let help = String::from_utf8(avp([command, "--help"]).output().unwrap().stdout).unwrap();
+        assert!(others.iter().all(|other| !help.contains(other)), "{help}");
+        names(&help, &["--ca", "--cert", "--allow-remote"]);
     }
 }
 
@@ -289,11 +350,20 @@ fn an_address_that_is_none_is_named_with_what_would_be_one() {
         ("avp+tpc://127.0.0.1:7700", ["avp+tpc", "avp+tcp"]),
         ("avp+tcp://127.0.0.1:99999", ["99999", "port"]),
         ("avp+tcp://203.0.113.1:7700", ["203.0.113.1", "loopback"]),
+        ("avp+tcp//127.0.0.1:7700", ["no scheme", "write for example `avp+tcp://127.0.0.1:7700`"]),
+        ("avp+mem:here", ["outside of this process", "avp+tcp://HOST:PORT"]),
         ("", ["scheme", ""]),
     ] {
-        names(&refused(&mut avp(["ask", "--to", url, "--prompt", ASK])), &words);
-        names(&refused(&mut avp(["serve", "--model", MODEL, "--listen", url])), &words);
+        for mut command in
+            [avp(["ask", "--to", url, "--prompt", ASK]), avp(["serve", "--model", MODEL, "--listen", url])]
+        {
+            let line = refused(&mut command);
+            names(&line, &words);
+            assert!(url.starts_with("avp+mem") || !line.contains("avp+mem"), "{line}");
+        }
     }
+    let elsewhere = ["serve", "--model", MODEL, "--listen", "avp+tcp://203.0.113.1:0", "--allow-remote"];
+    names(&refused(&mut avp(elsewhere)), &["203.0.113.1", "no address of this machine", "127.0.0.1"]);
     let server = Server::start(MODEL, &[]);
     let line = refused(&mut avp(["serve", "--model", MODEL, "--listen", &server.url]));
     names(&line, &["in use", "another port"]);

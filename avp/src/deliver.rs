@@ -11,8 +11,8 @@ use avp_wire::slab::{Ack, SlabError};
 use avp_wire::{EncodeOptions, Frame, Metadata};
 use tokio::task::JoinHandle;
 
+use crate::ask_error::AskError;
 use crate::outgoing::{OutgoingContext, SourceError};
-use crate::peer::AskError;
 
 /// Rounds in which a receiver may ask for slabs that it was sent. Each costs it a damaged frame.
 const MAX_ROUNDS: usize = 16;

@@ -10,6 +10,7 @@
 mod accept;
 mod agent;
 mod answering;
+mod ask_error;
 mod choice;
 mod context_sink;
 mod deliver;
@@ -27,6 +28,7 @@ mod retry;
 mod server;
 mod session;
 mod text_key;
+mod turned_away;
 
 pub use avp_backend::{
     Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GenerateError, GenerateEvent,
@@ -41,12 +43,13 @@ pub use avp_transport::{Options as TransportOptions, TransportError, TransportUr
 pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, ext};
 
 pub use agent::{Agent, AgentError, describe_model, load_backend};
+pub use ask_error::AskError;
 pub use choice::{Handover, choose};
 pub use deliver::Handed;
 pub use exchange::Answer;
 pub use file::{FileError, Inspection, inspect, load_context, open_context, read_frame, save_context};
 pub use outgoing::{OutgoingContext, SourceError};
-pub use peer::{Ask, AskError, Peer};
+pub use peer::{Ask, Peer};
 pub use receive::{ReceiveEvent, ReceiveInto, ReceiveOptions, Receiver, receive};
 pub use retry::Retry;
 pub use server::{ServeError, ServeOptions, Served, Server, serve};

@@ -1,26 +1,26 @@
 //! The asking side: one connection to another agent.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::time::Instant;
 
-use avp_backend::{ContextError, GenerateOptions};
-use avp_handshake::{
-    Established, Hello, MessageError, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage,
-};
+use avp_backend::GenerateOptions;
+use avp_handshake::{Established, Hello, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage};
 use avp_transport::{
-    Incompatible, LimitExceeded, Options as TransportOptions, PeerFault, TlsFault, Transfer, Transfers,
-    TransportError, TransportUrl, UrlError, connect, negotiate_client,
+    Options as TransportOptions, Transfer, Transfers, TransportUrl, connect, negotiate_client,
 };
 use avp_wire::ext::FrameKind;
-use avp_wire::slab::{SlabError, TransferId};
-use avp_wire::{EncodeOptions, ErrorCode, Fault, Frame, KvError, Metadata, Mode, ext};
+use avp_wire::slab::TransferId;
+use avp_wire::{EncodeOptions, Fault, Frame, Metadata, Mode, ext};
 use tokio::time::timeout;
 
 use crate::agent::announce;
+use crate::ask_error::AskError;
 use crate::choice::{choose, refused};
 use crate::deliver::{Delivery, Handed};
 use crate::exchange::{GenerateRequest, mark_slab, question_frame, record_of};
-use crate::outgoing::{OutgoingContext, SourceError};
+use crate::outgoing::OutgoingContext;
+use crate::turned_away::{explained, unless_refused};
 use crate::{Answer, Handover};
 
 /// A question to another agent.
@@ -36,92 +36,6 @@ pub struct Ask {
     pub options: GenerateOptions,
 }
 
-/// Why a question has no answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AskError {
-    /// The address is not one.
-    #[error(transparent)]
-    Url(#[from] UrlError),
-    /// The connection or the handshake failed.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// The context is not one.
-    #[error("the context cannot be sent: {0}")]
-    Context(#[from] ContextError),
-    /// The peer said no.
-    #[error("the peer refused{}: {message}", code.map(|c| format!(" ({})", c.as_str())).unwrap_or_default())]
-    Refused {
-        /// Why, where the code is known here.
-        code: Option<ErrorCode>,
-        /// In its words.
-        message: String,
-    },
-    /// Nothing of the context can be handed over.
-    #[error(
-        "{why}, and the text behind the context is not at hand; give that text (--text), or ask a peer that runs the model that made the context"
-    )]
-    NothingToHandOver {
-        /// Why the KV cache will not do.
-        why: String,
-    },
-    /// The peer's answer is not a text message.
-    #[error("the peer's answer is not a text message: {0}")]
-    Answer(MessageError),
-    /// The context cannot be read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// What the peer says to the transfer of a context makes no sense.
-    #[error("the peer's answer to the transfer of the context is none: {0}")]
-    Protocol(SlabError),
-    /// The peer takes no contexts in slabs.
-    #[error("the peer does not take contexts in slabs; ask it with the context instead")]
-    NoSlabs,
-    /// The peer runs another model.
-    #[error("the context cannot be handed over: {why}")]
-    OtherModel {
-        /// How the models differ.
-        why: String,
-    },
-    /// Slabs arrived damaged again and again.
-    #[error("the peer still lacked slabs after {rounds} rounds; something between damages them")]
-    Damaged {
-        /// How often they were sent.
-        rounds: usize,
-    },
-    /// The thread that reads the context ended without a result.
-    #[error("the thread that reads the context ended without a result")]
-    Lost,
-    /// The peer ended the connection instead of answering.
-    #[error("the peer closed the connection without an answer; see its log")]
-    Closed,
-}
-
-impl AskError {
-    /// Whether the connection failed, so that the same on another one may succeed.
-    #[must_use]
-    pub fn is_worth_another_try(&self) -> bool {
-        match self {
-            Self::Closed => true,
-            Self::Transport(TransportError::Io(_)) => true,
-            Self::Transport(TransportError::Incompatible(Incompatible::Tls { fault, .. })) => {
-                matches!(fault, TlsFault::Ended)
-            }
-            Self::Transport(TransportError::Limit(limit)) => matches!(limit, LimitExceeded::Deadline { .. }),
-            Self::Transport(TransportError::Peer(fault)) => {
-                matches!(fault, PeerFault::DamagedFrame { .. } | PeerFault::Truncated { .. })
-            }
-            _ => false,
-        }
-    }
-}
-
-impl From<KvError> for AskError {
-    fn from(error: KvError) -> Self {
-        Self::Context(error.into())
-    }
-}
-
 /// A session with another agent.
 #[derive(Debug)]
 pub struct Peer {
@@ -133,6 +47,8 @@ pub struct Peer {
     options: TransportOptions,
     /// Ids serve once in a session.
     used: HashSet<TransferId>,
+    /// Whether the peer has taken the session up: it has answered.
+    is_taken_up: bool,
 }
 
 impl Peer {
@@ -148,7 +64,8 @@ impl Peer {
         let established = negotiate_client(&mut connection, config).await?;
         let transfers = Transfers::over(connection);
         let (questions, options) = (transfers.open("")?, options.clone());
-        Ok(Self { transfers, questions, established, hello, options, used: HashSet::new() })
+        let used = HashSet::new();
+        Ok(Self { transfers, questions, established, hello, options, used, is_taken_up: false })
     }
 
     /// The hello of an agent that has a context but no model: the identity is that of the model that made it.
@@ -203,8 +120,15 @@ impl Peer {
             }
         }
         let question = self.question(self.content(ask, &handover)?, ask, None);
-        sent += send(&self.questions, question).await?;
-        let reply = answer_on(&mut self.questions).await?;
+        let asked = async {
+            sent += send(&self.questions, question).await?;
+            answer_on(&mut self.questions).await
+        };
+        let reply = match asked.await {
+            Ok(reply) => reply,
+            Err(error) => return Err(explained(&mut self.questions, error).await),
+        };
+        self.is_taken_up = true;
         Ok(answer(reply, handover, sent, started))
     }
 
@@ -227,8 +151,12 @@ impl Peer {
         let context = self.with_free_id(context);
         let mut lane = self.transfers.open(context.transfer().as_str())?;
         let (described, stamp) = (self.described(&context), self.stamp());
-        let delivery = Delivery::offer(&mut lane, &context, described, &stamp, &self.options).await?;
-        delivery.complete(on).await
+        let options = self.options.clone();
+        let handing = async {
+            let delivery = Delivery::offer(&mut lane, &context, described, &stamp, &options).await?;
+            delivery.complete(on).await
+        };
+        self.unless_turned_away(handing).await
     }
 
     /// Ends the session after everything sent has arrived. The peer still writes the answer to a question that was given
@@ -258,17 +186,34 @@ impl Peer {
         let mut lane = self.transfers.open(context.transfer().as_str())?;
         let question = self.question(ask.prompt.clone(), ask, Some(context.transfer()));
         let in_slabs = context.manifest().slab_count() > 1 && self.has_announced(ext::BLAKE3);
-        if in_slabs {
-            let (described, stamp) = (self.described(&context), self.stamp());
-            let delivery = Delivery::offer(&mut lane, &context, described, &stamp, &self.options).await?;
-            // Before the slabs: the peer reads it while they come.
-            *sent += send(delivery.lane(), question).await?;
-            *sent += delivery.complete(on).await?;
-        } else {
-            *sent += send(&lane, self.whole_frame(&context).await?).await?;
-            *sent += send(&lane, question).await?;
+        let whole = if in_slabs { None } else { Some(self.whole_frame(&context).await?) };
+        let (described, stamp, options) = (self.described(&context), self.stamp(), self.options.clone());
+        let asking = async {
+            if let Some(whole) = whole {
+                *sent += send(&lane, whole).await?;
+                *sent += send(&lane, question).await?;
+            } else {
+                let delivery = Delivery::offer(&mut lane, &context, described, &stamp, &options).await?;
+                // Before the slabs: the peer reads it while they come.
+                *sent += send(delivery.lane(), question).await?;
+                *sent += delivery.complete(on).await?;
+            }
+            answer_on(&mut lane).await
+        };
+        self.unless_turned_away(asking).await
+    }
+
+    /// What `work` on a transfer gives, unless the peer has no place for this session.
+    async fn unless_turned_away<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, AskError>>,
+    ) -> Result<T, AskError> {
+        if self.is_taken_up {
+            return work.await;
         }
-        answer_on(&mut lane).await
+        let outcome = unless_refused(&mut self.questions, work).await;
+        self.is_taken_up = outcome.is_ok();
+        outcome
     }
 
     fn with_free_id(&mut self, context: &OutgoingContext) -> OutgoingContext {
@@ -337,8 +282,8 @@ async fn answer_on(lane: &mut Transfer) -> Result<TextMessage, AskError> {
             break reply;
         }
     };
-    if let Some(Reject { code, message }) = Reject::from_frame(&reply) {
-        return Err(AskError::Refused { code, message });
+    if let Some(reject) = Reject::from_frame(&reply) {
+        return Err(reject.into());
     }
     TextMessage::from_json(&reply.payload).map_err(AskError::Answer)
 }

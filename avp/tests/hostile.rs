@@ -14,7 +14,7 @@ use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, 
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use common::{Raw, agent, start};
+use common::{Raw, agent, delivery, start};
 
 async fn connect(url: &str) -> Peer {
     Peer::connect(url, agent().hello(), &TransportOptions::default()).await.unwrap()
@@ -80,6 +80,27 @@ async fn a_peer_that_holds_all_sessions_keeps_nobody_out() {
     // The longest unused one went; its peer can come again.
     assert!(held[0].ask(&question()).await.unwrap_err().is_worth_another_try());
     assert!(held[1].ask(&question()).await.is_ok());
+}
+
+// spec: exchange 1.3
+#[tokio::test]
+async fn a_peer_without_a_place_is_told_so_while_it_hands_a_context_over() {
+    for listen in ["avp+tcp://127.0.0.1:0", "avp+mem:no-place"] {
+        let mut options = ServeOptions::default();
+        options.max_sessions = 1;
+        let (url, _stop) = start(listen, options).await;
+        let mut first = connect(&url).await;
+        assert!(first.ask(&question()).await.is_ok());
+        let context = delivery::thought().await;
+        let (slabs, whole) = (delivery::outgoing(&context), OutgoingContext::of_context(&context).unwrap());
+        for context in [slabs.clone(), whole] {
+            let error = connect(&url).await.ask(&delivery::ask(Some(context))).await.unwrap_err();
+            assert!(matches!(error, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{error}");
+        }
+        let error = connect(&url).await.hand_over(&slabs, &|_| ()).await.unwrap_err();
+        assert!(matches!(error, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{error}");
+        assert!(first.ask(&delivery::ask(Some(slabs))).await.is_ok(), "whoever is there goes on");
+    }
 }
 
 // spec: exchange 2.2

@@ -1,4 +1,4 @@
-//! The transport arguments that `serve` and `ask` share, and the transport options made of them.
+//! The transport arguments of the commands that listen and of those that connect, and the transport options made of them.
 
 use std::env::{self, VarError};
 use std::path::PathBuf;
@@ -13,30 +13,31 @@ use clap::Args;
 
 /// The heading of these arguments in help texts.
 const TRANSPORT: &str = "Transport";
-/// Names the token that `ask` shows. A token on the command line could be seen by everyone on the machine.
+/// Names the token that a client shows. A token on the command line could be seen by everyone on the machine.
 const TOKEN_VARIABLE: &str = "AVP_TOKEN";
 
+/// What both sides have; what it is for is told by each.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TransportArgs {
-    /// This side's certificate, a PEM file (`avp cert` makes one). `serve` needs it for TLS; `ask` where the server
-    /// demands one.
+    /// This side's certificate, a PEM file (`avp cert` makes one).
     #[arg(long, value_name = "FILE", requires = "key", help_heading = TRANSPORT)]
     pub(crate) cert: Option<PathBuf>,
     /// The certificate's private key, a PEM file.
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = TRANSPORT)]
     pub(crate) key: Option<PathBuf>,
-    /// Certificates of the authorities to trust, a PEM file. `serve` demands a certificate of every client then;
-    /// `ask` trusts the system's authorities without it.
+    /// Certificates of the authorities to trust, a PEM file.
     #[arg(long, value_name = "FILE", help_heading = TRANSPORT)]
     pub(crate) ca: Option<PathBuf>,
-    /// Listen or connect beyond this machine without encryption: plain TCP and HTTP are neither encrypted nor
-    /// authenticated.
+    /// Go beyond this machine without encryption: plain TCP and HTTP are neither encrypted nor authenticated.
     #[arg(long, help_heading = TRANSPORT)]
     pub(crate) allow_remote: bool,
 }
 
 impl TransportArgs {
     fn options(&self, url: &TransportUrl) -> Result<TransportOptions> {
+        if let TransportUrl::Memory { .. } = url {
+            bail!("`{url}` reaches nobody outside of this process; use {}", forms(|_| true));
+        }
         let mut options = TransportOptions::default();
         options.allow_remote = self.allow_remote;
         let given = [("--cert", &self.cert), ("--ca", &self.ca)].into_iter().find(|(_, file)| file.is_some());
@@ -57,8 +58,16 @@ impl TransportArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(
+    mut_arg("cert", |cert| cert.help(
+        "This side's certificate, a PEM file (`avp cert` makes one). Secure addresses need it"
+    )),
+    mut_arg("ca", |ca| ca.help(
+        "Let in only clients with a certificate of these authorities, a PEM file. Without it any client may come"
+    ))
+)]
 pub(crate) struct ListenArgs {
-    #[arg(long, value_name = "URL", default_value = "avp+tcp://127.0.0.1:7700", help = listen_help())]
+    #[arg(long, value_name = "URL", default_value = "avp+tcp://127.0.0.1:7700", help = serve_help())]
     pub(crate) listen: String,
     #[command(flatten)]
     pub(crate) transport: TransportArgs,
@@ -84,6 +93,14 @@ impl ListenArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(
+    mut_arg("cert", |cert| cert.help(
+        "This side's certificate, a PEM file (`avp cert` makes one), where the agent demands one"
+    )),
+    mut_arg("ca", |ca| ca.help(
+        "The authorities to trust, a PEM file. Without it those of the system are trusted"
+    ))
+)]
 pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "URL", help = connect_help())]
     pub(crate) to: String,
@@ -116,12 +133,16 @@ impl ConnectArgs {
     }
 }
 
-fn listen_help() -> String {
+fn serve_help() -> String {
     format!(
-        "Where to listen: {}. Port 0 takes a free one. `serve` also answers requests as the Python SDK makes them at \
-         http and https addresses, and tells there what it counts (/metrics)",
-        forms(|_| true)
+        "{}. At http and https addresses requests are answered too, as the Python SDK makes them, and what is counted \
+         is told (/metrics)",
+        listen_help()
     )
+}
+
+pub(super) fn listen_help() -> String {
+    format!("Where to listen: {}. Port 0 takes a free one", forms(|_| true))
 }
 
 fn connect_help() -> String {

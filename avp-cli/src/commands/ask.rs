@@ -4,7 +4,7 @@ use anyhow::Result;
 use avp::{Answer, Ask, Handover, OutgoingContext, Peer, Retry, open_context, text_of};
 use serde_json::{Value, json};
 
-use super::model;
+use super::{failed, model};
 use crate::args::AskArgs;
 use crate::output;
 use crate::progress::Bar;
@@ -19,19 +19,18 @@ pub(crate) async fn run(args: AskArgs, json: bool) -> Result<()> {
     let text = args.text.or_else(|| context.as_ref().and_then(|context| text_of(context.metadata())));
     let hello = Peer::hello_for(&args.name, context.as_ref());
     let ask = Ask { prompt: args.prompt, context, text, options: args.sampling.into() };
-    let retry = Retry { times: args.retries, ..Retry::default() };
+    let retry = Retry { times: args.retry.retries, ..Retry::default() };
     let bar = Bar::default();
     let total = ask.context.as_ref().map_or(0, OutgoingContext::kv_bytes);
-    let outcome = retry
-        .run(async || {
-            let mut peer = Peer::connect(&args.connect.to, hello.clone(), &transport).await?;
-            let resolution = peer.resolution().path.to_string();
-            let answer = peer.ask_with(&ask, &|h| bar.moving("send", h.slabs, h.of, total)).await?;
-            Ok((answer, resolution, peer))
-        })
-        .await;
+    let attempt = async || {
+        let mut peer = Peer::connect(&args.connect.to, hello.clone(), &transport).await?;
+        let resolution = peer.resolution().path.to_string();
+        let answer = peer.ask_with(&ask, &|h| bar.moving("send", h.slabs, h.of, total)).await?;
+        Ok((answer, resolution, peer))
+    };
+    let outcome = retry.run_telling(attempt, |error| bar.waiting(error)).await;
     bar.clear();
-    let (answer, resolution, peer) = outcome?;
+    let (answer, resolution, peer) = outcome.map_err(|error| failed(error, "avp serve"))?;
     if json {
         output::object(&record(&answer, &resolution))?;
     } else {

@@ -11,6 +11,23 @@ pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod think;
 
+use std::fmt::Display;
+
+use anyhow::{Error, anyhow};
+use avp::AskError;
+use avp::transport::{IoFault, LimitExceeded, TransportError};
+
+/// Why a command that connects has failed; where nobody listens, with the command that would.
+pub(crate) fn failed(error: AskError, listener: impl Display) -> Error {
+    match &error {
+        AskError::Transport(
+            TransportError::Io(IoFault::Unreachable { .. })
+            | TransportError::Limit(LimitExceeded::NoAnswer { .. }),
+        ) => anyhow!("{error} (`{listener}` starts one)"),
+        _ => error.into(),
+    }
+}
+
 /// Ready at Ctrl-C, at SIGTERM, or, where asked for, when whoever started this is gone.
 pub(crate) async fn ended(until_stdin_closes: bool) {
     let stdin_closed = async {

@@ -1,16 +1,20 @@
 //! `avp recv`.
 
-use anyhow::Result;
-use avp::{ReceiveEvent, ReceiveInto, ReceiveOptions, receive};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use avp::{FileError, ReceiveEvent, ReceiveInto, ReceiveOptions, receive};
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{ended, model};
 use crate::args::RecvArgs;
-use crate::output;
 use crate::progress::Bar;
+use crate::{log, output};
 
 pub(crate) async fn run(args: RecvArgs, json: bool) -> Result<()> {
+    log::start(args.log.level);
+    check_target(&args)?;
     let mut options = ReceiveOptions::default();
     options.transport = args.listen.options()?;
     options.transport.limits.memory_budget = args.window << 20;
@@ -39,6 +43,23 @@ pub(crate) async fn run(args: RecvArgs, json: bool) -> Result<()> {
         }
     };
     Ok(receiver.run(stop).await?)
+}
+
+/// Tells what would otherwise come out when a context is here and cannot be kept.
+fn check_target(args: &RecvArgs) -> Result<()> {
+    let folder = match (&args.output, &args.folder) {
+        (Some(file), _) if file.is_dir() => bail!("{} is a folder; give a file, or --folder", file.display()),
+        (Some(file), _) if !args.force && file.symlink_metadata().is_ok() => {
+            bail!("{} exists; give --force to replace it, or another name", file.display())
+        }
+        (Some(file), _) => file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")),
+        (None, folder) => folder.as_deref().unwrap_or(Path::new(".")),
+    };
+    // What comes is written beside its place first.
+    let written = tempfile::NamedTempFile::new_in(folder).map(drop);
+    let path = args.output.as_deref().unwrap_or(folder).to_owned();
+    // Without the other file's name.
+    Ok(written.map_err(|error| FileError::Io { path, source: error.kind().into() })?)
 }
 
 /// Shows what comes; where `one` is wanted, ready when it is there and its sender has heard so.

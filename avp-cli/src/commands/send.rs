@@ -6,7 +6,7 @@ use anyhow::Result;
 use avp::{Peer, Retry, open_context};
 use serde_json::json;
 
-use super::model;
+use super::{failed, model};
 use crate::args::SendArgs;
 use crate::output;
 use crate::progress::Bar;
@@ -16,20 +16,19 @@ pub(crate) async fn run(args: SendArgs, json: bool) -> Result<()> {
     let context = open_context(&args.file, &model::pool())?;
     let bar = Bar::default();
     let hello = Peer::hello_for(&args.name, Some(&context));
-    let retry = Retry { times: args.retries, ..Retry::default() };
+    let retry = Retry { times: args.retry.retries, ..Retry::default() };
     let started = Instant::now();
-    let outcome = retry
-        .run(async || {
-            let mut peer = Peer::connect(&args.connect.to, hello.clone(), &transport).await?;
-            let total = context.kv_bytes();
-            let sent = peer.hand_over(&context, &|h| bar.moving("send", h.slabs, h.of, total)).await?;
-            // The context is there; a peer that does not end its side takes nothing from it.
-            let _ = peer.close().await;
-            Ok(sent)
-        })
-        .await;
+    let attempt = async || {
+        let mut peer = Peer::connect(&args.connect.to, hello.clone(), &transport).await?;
+        let total = context.kv_bytes();
+        let sent = peer.hand_over(&context, &|h| bar.moving("send", h.slabs, h.of, total)).await?;
+        // The context is there; a peer that does not end its side takes nothing from it.
+        let _ = peer.close().await;
+        Ok(sent)
+    };
+    let outcome = retry.run_telling(attempt, |error| bar.waiting(error)).await;
     bar.clear();
-    let sent = outcome?;
+    let sent = outcome.map_err(|error| failed(error, "avp recv"))?;
     let seconds = started.elapsed().as_secs_f64();
     if json {
         return Ok(output::object(&json!({

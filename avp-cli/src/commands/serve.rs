@@ -9,7 +9,7 @@ use crate::args::ServeArgs;
 use crate::{log, metrics, output};
 
 pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
-    log::start(args.log);
+    log::start(args.log.level);
     let mut options = ServeOptions::default();
     options.transport = args.listen.options()?;
     if let TransportUrl::Http { .. } = args.listen.listen.parse()? {

@@ -24,6 +24,20 @@ pub enum LimitExceeded {
         /// Bytes expected, where they matter.
         expected: u64,
     },
+    /// Nothing came back from an address where silence is all that tells that nobody listens.
+    #[error(
+        "nobody answered at {host}:{port} over UDP within {:.1} s; check the address, that an agent listens there at \
+         avp+quic://, and that no firewall drops UDP",
+        .after.as_secs_f64()
+    )]
+    NoAnswer {
+        /// Name or address; IPv6 in brackets.
+        host: String,
+        /// UDP port.
+        port: u16,
+        /// Time spent waiting.
+        after: Duration,
+    },
     /// A frame does not fit in the memory budget of its connection.
     #[error(
         "a frame of {needed} bytes does not fit: {held} of {budget} bytes are held by frames in use; drop frames or raise \
@@ -128,7 +142,7 @@ impl LimitExceeded {
         match self {
             Self::Deadline { which: Deadline::Handshake, .. } => ErrorCode::HandshakeTimeout,
             Self::Deadline { which: Deadline::Receive | Deadline::Send, .. } => ErrorCode::TooSlow,
-            Self::Deadline { .. } => ErrorCode::DeadlineExceeded,
+            Self::Deadline { .. } | Self::NoAnswer { .. } => ErrorCode::DeadlineExceeded,
             Self::Memory { .. } | Self::SharedMemory { .. } => ErrorCode::MemoryBudget,
             Self::Frame { source, .. } | Self::Unpacked { source, .. } => source.code(),
             Self::HandshakeBytes { .. } => ErrorCode::HandshakeTooLarge,

@@ -76,7 +76,7 @@ pub enum UsageError {
 #[non_exhaustive]
 pub enum IoFault {
     /// Nobody answers.
-    #[error("cannot reach {url}: {source}; is `avp serve` running there?")]
+    #[error("cannot reach {url}: {source}; is an agent listening there?")]
     Unreachable {
         /// The address.
         url: TransportUrl,
@@ -100,7 +100,7 @@ pub enum IoFault {
         address: SocketAddr,
     },
     /// Listening failed for another reason.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", bind_advice(source))]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -135,4 +135,15 @@ pub enum IoFault {
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// What to do where the system lets nobody listen.
+fn bind_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            "; it is no address of this machine: give one that is, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        }
+        io::ErrorKind::PermissionDenied => "; choose a port from 1024 on, or 0 for a free one",
+        _ => "",
+    }
 }

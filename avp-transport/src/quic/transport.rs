@@ -11,13 +11,13 @@ use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::link::connection_over;
 use super::verifier::Remembering;
 use super::{endpoint, fault};
 use crate::connection::{Connection, Peer, PeerAddress};
-use crate::error::{Incompatible, IoFault, TransportError, UsageError};
+use crate::error::{Incompatible, IoFault, LimitExceeded, TransportError, UsageError};
 use crate::half_open::{HalfOpenGate, PeerKey};
 use crate::handshaking::Handshaking;
 use crate::link::{BoxFuture, Connector, Listener, Result};
@@ -41,6 +41,18 @@ impl QuicConnector {
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self { options }
+    }
+
+    async fn open_in_time(&self, url: &TransportUrl) -> Result<Connection> {
+        let after = self.options.timeouts.connect;
+        match (timeout(after, self.open(url)).await, url) {
+            (Ok(outcome), _) => outcome,
+            (Err(_), TransportUrl::Quic { host, port }) => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                Err(LimitExceeded::NoAnswer { host, port: *port, after }.into())
+            }
+            (Err(_), other) => Err(not_quic(other)),
+        }
     }
 
     /// Silence is all that tells that nobody listens, so the addresses of a name are tried beside each other.
@@ -72,9 +84,7 @@ impl QuicConnector {
 
 impl Connector for QuicConnector {
     fn connect<'a>(&'a self, url: &'a TransportUrl) -> BoxFuture<'a, Result<Connection>> {
-        Box::pin(async move {
-            connecting(Scheme::Quic, socket::in_time(url, &self.options, self.open(url)).await)
-        })
+        Box::pin(async move { connecting(Scheme::Quic, self.open_in_time(url).await) })
     }
 }
 

@@ -191,7 +191,8 @@ impl Ends {
         let outbox = ShmOutbox::new(self.socket, Arc::clone(&lending), mode);
         let sender = Sender::over(outbox, peer.clone(), options, meter.clone());
         let returns = Arc::new(Returns::new(channel));
-        let receiver = ShmInbox::receiver(self.incoming, returns, mode, peer, options, meter.clone());
+        let words = (returns, Arc::clone(&lending));
+        let receiver = ShmInbox::receiver(self.incoming, words, mode, peer, options, meter.clone());
         let mut options = options.clone();
         if mode == ShmMode::Pooled {
             // Buffers that callers fill to send them lie where the peer can see them.

@@ -13,6 +13,8 @@ use super::fault::ShmFault;
 use super::socket::Socket;
 use super::wire::Word;
 
+/// Reads of what the peer has said that are made at a time; one that goes on and on holds up nobody else.
+const READS: usize = 64;
 /// Bytes of payloads that the peer has not taken yet; a larger one travels alone.
 const WINDOW: u64 = 64 << 20;
 
@@ -72,7 +74,10 @@ impl Lending {
         let mut returned = Vec::new();
         let mut book = self.book();
         let mut bytes = [0; 2048];
-        while book.ended.is_none() {
+        for _ in 0..READS {
+            if book.ended.is_some() {
+                break;
+            }
             match rustix::net::recv(&*self.channel, &mut bytes[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => book.ended = Some(Ended::Gone),
                 Ok((count, _)) => book.apply(bytes.get(..count).unwrap_or_default(), &mut returned),
@@ -86,6 +91,14 @@ impl Lending {
         drop(book);
         drop(returned);
         ended.map_or(Ok(()), Err)
+    }
+
+    /// The rule that the peer has broken, if it has. For those who lend nothing and would not learn of it.
+    pub(super) fn fault(&self) -> Option<ShmFault> {
+        match self.collect() {
+            Err(Ended::Fault(fault)) => Some(fault),
+            Ok(()) | Err(Ended::Gone) => None,
+        }
     }
 
     /// Waits until the peer has said something.
@@ -119,7 +132,11 @@ impl Lending {
     /// Ends the lending: nothing more is lent, and what is out is the peer's alone.
     pub(super) fn end(&self) {
         self.arena.close();
-        let loans = std::mem::take(&mut self.book().loans);
+        let mut book = self.book();
+        // What the peer still says of them is no news, and no fault of its.
+        book.ended.get_or_insert(Ended::Gone);
+        let loans = std::mem::take(&mut book.loans);
+        drop(book);
         drop(loans);
     }
 
@@ -265,6 +282,16 @@ mod tests {
         assert_eq!(lending.held(), 0);
         assert!(lending.take(1 << 19).is_some());
         drop(theirs);
+        assert_eq!(lending.collect(), Err(Ended::Gone));
+    }
+
+    #[tokio::test]
+    async fn words_about_what_was_out_when_the_lending_ended_are_no_fault() {
+        let (lending, theirs) = lending();
+        let token = lending.lend(100, Bytes::new());
+        lending.end();
+        say(&theirs, &[Word::Taken(token), Word::Released(token)]).await;
+        assert_eq!(lending.fault(), None);
         assert_eq!(lending.collect(), Err(Ended::Gone));
     }
 

@@ -1,11 +1,16 @@
 //! Frames out of a connection over shared memory. Heads are read from the socket and judged as on any transport; a
 //! payload in memory is given as a view of it.
 
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use avp_wire::{BufferPool, Bytes, Flags, FrameHead, Header, PayloadBuffer};
+use tokio::time::sleep;
 
 use super::fault::ShmFault;
+use super::lending::Lending;
 use super::link::Incoming;
 use super::memory::PeerMemoryError;
 use super::options::ShmMode;
@@ -25,6 +30,12 @@ use crate::telemetry::{Direction, Meter};
 /// Records between two frames: every segment may be retired, and new ones passed.
 const MAX_RECORDS: usize = 2 * MAX_SEGMENTS + 2;
 
+/// How often it is looked, where no frame comes, whether the peer's words about payloads are in order. Whoever only receives
+/// would not read them, and one that is woken by each wakes too often.
+const LOOK: Duration = Duration::from_millis(250);
+/// The same in frames and records, where they come one after another.
+const LOOK_FRAMES: u32 = 64;
+
 /// What was read from the socket and not used yet, and the peer's memory.
 pub(super) struct ShmInbox {
     supply: Supply,
@@ -33,6 +44,10 @@ pub(super) struct ShmInbox {
     mode: ShmMode,
     segments: Segments,
     returns: Arc<Returns>,
+    /// What this side lends, of which the peer speaks.
+    lending: Arc<Lending>,
+    /// Frames and records since the last look at that.
+    unlooked: u32,
     idle: IdleWait,
     /// Whether a frame or its records have begun, for which the peer has its time.
     begun: bool,
@@ -53,7 +68,7 @@ pub(super) enum Place {
 impl ShmInbox {
     pub(super) fn receiver(
         incoming: Incoming,
-        returns: Arc<Returns>,
+        (returns, lending): (Arc<Returns>, Arc<Lending>),
         mode: ShmMode,
         peer: String,
         options: &Options,
@@ -66,6 +81,8 @@ impl ShmInbox {
             mode,
             segments: Segments::new(mode, options.shm.peer_arena),
             returns,
+            lending,
+            unlooked: 0,
             idle: IdleWait::new(&options.timeouts),
             begun: false,
             header: None,
@@ -146,6 +163,10 @@ impl ShmInbox {
         if !self.begun {
             self.supply.be_patient();
         }
+        self.unlooked += 1;
+        if self.unlooked >= LOOK_FRAMES {
+            self.look(intake)?;
+        }
         if !self.supply.bytes().is_empty() {
             intake.give_way().await;
             self.begun = true;
@@ -154,10 +175,18 @@ impl ShmInbox {
         if self.supply.has_descriptors() {
             return Err(broke(intake, ShmFault::ExtraDescriptor));
         }
-        let read = self.idle.sleep(&intake.peer, self.supply.read()).await?;
+        let Self { idle, supply, lending, .. } = self;
+        let read = idle.sleep(&intake.peer, read_or_fault(supply, lending)).await?;
+        let read = read.map_err(|fault| broke(intake, fault))?;
         let there = read.map_err(|source| broken(&intake.peer, source))? > 0;
         self.begun |= there;
         Ok(there)
+    }
+
+    /// Whether the peer's words about payloads are in order.
+    fn look(&mut self, intake: &Intake) -> Result<()> {
+        self.unlooked = 0;
+        self.lending.fault().map_or(Ok(()), |fault| Err(broke(intake, fault)))
     }
 
     /// A frame whose payload comes through the socket.
@@ -261,6 +290,18 @@ impl Drop for ShmInbox {
     }
 }
 
+/// One read, or a rule that the peer breaks meanwhile.
+async fn read_or_fault(supply: &mut Supply, lending: &Lending) -> Result<io::Result<usize>, ShmFault> {
+    let mut read = pin!(supply.read());
+    loop {
+        tokio::select! {
+            biased;
+            read = &mut read => return Ok(read),
+            () = sleep(LOOK) => lending.fault().map_or(Ok(()), Err)?,
+        }
+    }
+}
+
 /// That the peer broke the rules of shared memory.
 fn broke(intake: &Intake, fault: ShmFault) -> TransportError {
     PeerFault::SharedMemory { peer: intake.peer.clone(), fault }.into()
@@ -283,12 +324,11 @@ fn to_usize(len: impl TryInto<usize>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use avp_wire::{EncodeOptions, Frame, Metadata};
     use tokio::net::UnixStream;
     use tokio::time::timeout;
 
+    use super::super::arena::Arena;
     use super::super::link::send;
     use super::super::memory::sealed_copy;
     use super::super::socket::Socket;
@@ -302,10 +342,12 @@ mod tests {
             let (left, right) = UnixStream::pair().unwrap();
             (Socket::new(left).unwrap(), Socket::new(right).unwrap())
         });
-        let (incoming, returns) = (Incoming::new(ours, Duration::ZERO), Arc::new(Returns::new(channel)));
+        let lending = Arc::new(Lending::new(Arena::new(0), 0, 0, Arc::clone(&channel)));
+        let (incoming, words) =
+            (Incoming::new(ours, Duration::ZERO), (Arc::new(Returns::new(channel)), lending));
         let meter = Meter::requests(Scheme::SharedMemory);
         let (mode, options) = (ShmMode::Sealed, Options::default());
-        let mut receiver = ShmInbox::receiver(incoming, returns, mode, "p".into(), &options, meter);
+        let mut receiver = ShmInbox::receiver(incoming, words, mode, "p".into(), &options, meter);
 
         let metadata = Metadata { model_id: "m".into(), ..Metadata::default() };
         let frame = Frame::new(metadata, vec![7; 100]);

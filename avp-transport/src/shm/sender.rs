@@ -15,6 +15,7 @@ use super::options::ShmMode;
 use super::placing::Placing;
 use super::socket::Socket;
 use super::wire::Record;
+use crate::error::PeerFault;
 use crate::link::Result;
 use crate::sender::{Outbox, Standing};
 
@@ -101,6 +102,10 @@ impl Outbox for ShmOutbox {
     async fn put(&mut self, frame: EncodedFrame, standing: &mut Standing) -> Result<()> {
         if !self.is_small(&frame) {
             return self.refer(frame, standing).await;
+        }
+        if let Some(fault) = self.placing.lending.fault() {
+            let peer = standing.peer.clone();
+            return Err(standing.failed(PeerFault::SharedMemory { peer, fault }));
         }
         self.begin_frame(None, 0);
         self.out.extend_from_slice(&frame.head);

@@ -32,7 +32,7 @@ impl FromStr for TransportUrl {
 pub enum UrlError {
     /// The scheme is none of ours.
     #[error(
-        "unknown scheme `{scheme}` in `{url}`{}; valid schemes: {}",
+        "unknown scheme `{scheme}` in `{url}`{}; schemes that reach another process: {}",
         suggest(*.meant),
         list_schemes()
     )]
@@ -45,7 +45,11 @@ pub enum UrlError {
         meant: Option<Scheme>,
     },
     /// There is no scheme.
-    #[error("no scheme in `{url}`: write for example `avp+tcp://{url}`; valid schemes: {}", list_schemes())]
+    #[error(
+        "no scheme in `{url}`: write for example `{}`; schemes that reach another process: {}",
+        with_scheme(url),
+        list_schemes()
+    )]
     NoScheme {
         /// The whole text.
         url: String,
@@ -67,7 +71,26 @@ fn suggest(meant: Option<Scheme>) -> String {
 }
 
 fn list_schemes() -> String {
-    Scheme::ALL.map(|scheme| format!("`{scheme}`")).join(", ")
+    let schemes = Scheme::ALL.into_iter().filter(|scheme| *scheme != Scheme::Memory);
+    schemes.map(|scheme| format!("`{scheme}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What is probably meant by a text without a scheme: one whose colon is missing, or host and port alone.
+fn with_scheme(text: &str) -> String {
+    let after = |scheme: Scheme| {
+        let rest = text.get(scheme.as_str().len()..).filter(|rest| rest.starts_with('/'))?;
+        let begins = text.get(..scheme.as_str().len())?.eq_ignore_ascii_case(scheme.as_str());
+        begins.then(|| match (scheme, rest.trim_start_matches('/')) {
+            (Scheme::Memory, name) => format!("{scheme}:{name}"),
+            (Scheme::SharedMemory, path) => format!("{scheme}:///{path}"),
+            (_, host) => format!("{scheme}://{host}"),
+        })
+    };
+    let slip = Scheme::ALL.into_iter().find_map(after);
+    slip.unwrap_or_else(|| match text {
+        "" => "avp+tcp://127.0.0.1:7700".to_owned(),
+        _ => format!("{}://{text}", Scheme::Tcp),
+    })
 }
 
 fn split_scheme(text: &str) -> Result<(Scheme, &str), UrlError> {
@@ -193,7 +216,8 @@ mod tests {
             let error = parse(text).unwrap_err();
             let message = error.to_string();
             assert!(message.contains(&format!("did you mean `{meant}`")), "{message}");
-            assert!(Scheme::ALL.iter().all(|scheme| message.contains(scheme.as_str())), "{message}");
+            let mut others = Scheme::ALL.iter().filter(|scheme| **scheme != Scheme::Memory);
+            assert!(others.all(|scheme| message.contains(scheme.as_str())), "{message}");
         }
         assert!(matches!(parse("gopher://h:1"), Err(UrlError::UnknownScheme { meant: None, .. })));
     }
@@ -202,6 +226,22 @@ mod tests {
     fn a_bare_host_and_port_is_told_to_name_a_scheme() {
         for text in ["localhost:7700", "127.0.0.1:7700", "plain", ""] {
             assert!(matches!(parse(text), Err(UrlError::NoScheme { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_colon_is_put_where_it_belongs() {
+        for (text, meant) in [
+            ("avp+tcp//127.0.0.1:7700", "avp+tcp://127.0.0.1:7700"),
+            ("avp+tcp//x", "avp+tcp://x"),
+            ("avp+quic/localhost:7702", "avp+quic://localhost:7702"),
+            ("avp+shm///run/avp.sock", "avp+shm:///run/avp.sock"),
+            ("HTTPS//example.org", "https://example.org"),
+            ("localhost:7700", "avp+tcp://localhost:7700"),
+            ("", "avp+tcp://127.0.0.1:7700"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(&format!("write for example `{meant}`;")), "{message}");
         }
     }
 

@@ -28,7 +28,7 @@ async fn an_unreachable_peer_is_named_with_what_to_try() {
     assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
     let message = error.to_string();
     assert!(message.contains(&format!("avp+tcp://127.0.0.1:{port}")), "{message}");
-    assert!(message.ends_with("is `avp serve` running there?"), "{message}");
+    assert!(message.ends_with("is an agent listening there?"), "{message}");
     let error = connect(&url("avp+mem:nobody"), &Options::default()).await.unwrap_err();
     assert!(matches!(error, TransportError::Io(IoFault::Unreachable { .. })));
 }

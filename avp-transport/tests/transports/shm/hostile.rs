@@ -279,6 +279,29 @@ async fn words_about_payloads_that_are_not_out_end_the_sending() {
     }
 }
 
+// spec: shm 6.4
+#[tokio::test]
+async fn words_about_payloads_that_are_not_out_end_a_connection_that_lends_nothing() {
+    for words in [&[9_u64][..], &[9 | 1 << 63], &[0], &[1 << 63]] {
+        let found = pooled(|raw| words.iter().for_each(|&word| raw.word(word))).await;
+        assert_eq!(found, ShmFault::UnknownLoan, "while no frame comes");
+        // Frames keep coming, faster than anybody falls asleep.
+        let found = pooled(|raw| {
+            words.iter().for_each(|&word| raw.word(word));
+            let (head, payload) = frame(&[1; 50]);
+            (0..100).for_each(|_| raw.say(&[&head[..], &payload].concat()));
+        });
+        assert_eq!(found.await, ShmFault::UnknownLoan, "while frames come");
+
+        let (_place, mut raw, mut victim) = sending(&Options::default()).await;
+        words.iter().for_each(|&word| raw.word(word));
+        let error = victim.send(large(10)).await.unwrap_err();
+        let TransportError::Peer(PeerFault::SharedMemory { fault, .. }) = error else { panic!("{error}") };
+        assert_eq!(fault, ShmFault::UnknownLoan);
+        assert!(victim.send(large(10)).await.is_err(), "nothing is sent after it");
+    }
+}
+
 // spec: shm 6.3
 #[tokio::test]
 async fn a_peer_that_takes_nothing_is_waited_for_until_the_frame_deadline() {
