@@ -15,6 +15,8 @@ use super::wire::Word;
 
 /// Reads of what the peer has said that are made at a time; one that goes on and on holds up nobody else.
 const READS: usize = 64;
+/// How often it is looked whether the peer's words about payloads are in order, where small frames follow one another.
+pub(super) const LOOK_FRAMES: u32 = 64;
 /// Bytes of payloads that the peer has not taken yet; a larger one travels alone.
 const WINDOW: u64 = 64 << 20;
 

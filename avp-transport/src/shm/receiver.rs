@@ -10,7 +10,7 @@ use avp_wire::{BufferPool, Bytes, Flags, FrameHead, Header, PayloadBuffer};
 use tokio::time::sleep;
 
 use super::fault::ShmFault;
-use super::lending::Lending;
+use super::lending::{LOOK_FRAMES, Lending};
 use super::link::Incoming;
 use super::memory::PeerMemoryError;
 use super::options::ShmMode;
@@ -33,9 +33,6 @@ const MAX_RECORDS: usize = 2 * MAX_SEGMENTS + 2;
 /// How often it is looked, where no frame comes, whether the peer's words about payloads are in order. Whoever only receives
 /// would not read them, and one that is woken by each wakes too often.
 const LOOK: Duration = Duration::from_millis(250);
-/// The same in frames and records, where they come one after another.
-const LOOK_FRAMES: u32 = 64;
-
 /// What was read from the socket and not used yet, and the peer's memory.
 pub(super) struct ShmInbox {
     supply: Supply,

@@ -9,7 +9,7 @@ use avp_wire::EncodedFrame;
 use bytes::{Buf, BytesMut};
 use rustix::net::Shutdown;
 
-use super::lending::Lending;
+use super::lending::{LOOK_FRAMES, Lending};
 use super::link;
 use super::options::ShmMode;
 use super::placing::Placing;
@@ -28,6 +28,8 @@ pub(super) struct ShmOutbox {
     descriptors: VecDeque<(usize, OwnedFd)>,
     /// The frame at the end of `out`, until it is written or given up.
     last: Option<Last>,
+    /// Small frames since the peer's words about payloads were last looked at.
+    unlooked: u32,
 }
 
 /// A frame that a dropped future takes with it, if none of its bytes has gone.
@@ -42,7 +44,7 @@ struct Last {
 impl ShmOutbox {
     pub(super) fn new(socket: Arc<Socket>, lending: Arc<Lending>, mode: ShmMode) -> Self {
         let placing = Placing::new(lending, mode);
-        Self { socket, placing, out: BytesMut::new(), descriptors: VecDeque::new(), last: None }
+        Self { socket, placing, out: BytesMut::new(), descriptors: VecDeque::new(), last: None, unlooked: 0 }
     }
 
     /// Puts a frame whose payload lies in memory.
@@ -103,9 +105,13 @@ impl Outbox for ShmOutbox {
         if !self.is_small(&frame) {
             return self.refer(frame, standing).await;
         }
-        if let Some(fault) = self.placing.lending.fault() {
-            let peer = standing.peer.clone();
-            return Err(standing.failed(PeerFault::SharedMemory { peer, fault }));
+        self.unlooked += 1;
+        if self.unlooked >= LOOK_FRAMES {
+            self.unlooked = 0;
+            if let Some(fault) = self.placing.lending.fault() {
+                let peer = standing.peer.clone();
+                return Err(standing.failed(PeerFault::SharedMemory { peer, fault }));
+            }
         }
         self.begin_frame(None, 0);
         self.out.extend_from_slice(&frame.head);
