@@ -86,7 +86,9 @@ impl AskError {
                 fault: TlsFault::Ended,
                 ..
             })) => true,
-            Self::Transport(error @ TransportError::Incompatible(_)) => error.code() == ErrorCode::Busy,
+            Self::Transport(error @ TransportError::Incompatible(_)) => {
+                error.code() == ErrorCode::Busy || self.retry_after().is_some()
+            }
             Self::Transport(TransportError::Peer(fault)) => {
                 matches!(fault, PeerFault::DamagedFrame { .. } | PeerFault::Truncated { .. })
             }

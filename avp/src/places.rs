@@ -8,7 +8,7 @@ use avp_transport::Party;
 use tokio::sync::Notify;
 
 /// For how long a place does nothing before a peer that holds no more than its holder can have it.
-pub(crate) const IDLE: Duration = Duration::from_secs(10);
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
 
 /// What somebody holds, as far as it matters when nothing is left.
 pub(crate) struct Holding<K> {
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn the_largest_holder_makes_room_with_what_it_did_not_use_for_the_longest_time() {
         let holdings =
-            [holding(1, "a", 1, 9), holding(2, "b", 1, 1), holding(3, "b", 1, 2), holding(4, "b", 1, 0)];
+            [holding(1, "a", 1, 4), holding(2, "b", 1, 1), holding(3, "b", 1, 2), holding(4, "b", 1, 0)];
         assert_eq!(makes_room(&holdings, &party("c"), 1), Some(&3));
         assert_eq!(makes_room(&holdings, &party("a"), 1), Some(&3));
         assert_eq!(makes_room(&holdings, &party("b"), 1), None, "nobody holds more, and nothing is idle");

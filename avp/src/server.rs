@@ -32,7 +32,7 @@ pub struct ServeOptions {
     pub policy: VerificationPolicy,
     /// Sessions of connections, and requests over HTTP that are being answered, at a time. Beyond them a session that
     /// does nothing makes room: the longest idle one of the peer that holds most for a peer that holds less, one that is
-    /// idle for 10 seconds for any. Where there is none a further peer is told that this agent is busy. Connections that
+    /// idle for 5 seconds for any. Where there is none a further peer is told that this agent is busy. Connections that
     /// have not negotiated do not count. 64.
     pub max_sessions: usize,
     /// Generations that compute at a time; further questions wait. As many more read a question while its context

@@ -73,7 +73,8 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
 
 /// Tells a peer that there is no place for it.
 pub(crate) async fn turn_away(mut connection: Connection, most: usize) -> Result<(), TransportError> {
-    let message = format!("this agent holds {most} sessions, its most; try again later");
+    let sessions = if most == 1 { "session" } else { "sessions" };
+    let message = format!("this agent holds {most} {sessions}, its most; try again later");
     let reject = Reject::new(ErrorCode::Busy, message).to_frame();
     let parting = async {
         connection.send_frame(&reject, &EncodeOptions::default()).await?;

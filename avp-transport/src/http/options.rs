@@ -69,7 +69,8 @@ pub struct HttpLimits {
     /// Bytes of memory that the bodies of all requests of the listener may take together, from when they begin to come to
     /// when they are answered (2 GiB). Only what is there counts, with what may be in a connection's buffers: 512 KiB of
     /// each body over HTTP/1.1, 4 MiB over HTTP/2, and less where less is announced. Beyond it the peer that holds the most
-    /// is answered 503, first for bodies that have come to a stop. Frames on upgraded connections are not counted.
+    /// is answered 503, first for bodies that have come to a stop. Buffers grow by doubling, so that the process may take
+    /// up to twice as much for a while. Frames on upgraded connections are not counted.
     pub body_memory: u64,
     /// Upgraded connections that wait to be accepted (64).
     pub backlog: usize,

@@ -72,7 +72,9 @@ pub enum FileError {
 fn explain(error: &io::Error) -> String {
     let kind = error.kind();
     let advice = match kind {
-        io::ErrorKind::NotFound => "check the path, and that its folder exists",
+        io::ErrorKind::NotFound => {
+            return "there is no such file or folder; check the path, and that its folder exists".to_owned();
+        }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "choose a place that you may read and write"
         }

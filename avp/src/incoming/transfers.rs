@@ -115,9 +115,10 @@ impl<S: SlabSink> Transfers<S> {
             known.remove(&key);
         }
         let bytes = bytes_of(&manifest.kv);
+        // What can never be taken is refused before others make room for it.
+        let sink = sink(&manifest, &key)?;
         let party = Party::from(sender);
         self.make_room(&mut known, &party, bytes)?;
-        let sink = sink(&manifest, &key)?;
         let incoming = Incoming::begin(frame, manifest, id, sink, &self.limits)?;
         let shared = Slot::new(incoming);
         known.insert(key, Known { shared: Arc::clone(&shared), party, bytes, used: Instant::now() });

@@ -66,7 +66,10 @@ async fn judge<S: Socket>(client: Arc<Client>, request: Request<Incoming>) -> Re
         return respond::wrong_method(if method == Method::POST { "POST" } else { "GET" });
     }
     if let Endpoint::Health = endpoint {
-        drop(client.establish());
+        // Where credentials are asked for, who shows none stays among those that have not been let in.
+        if client.shared.options.authorize.is_none() {
+            drop(client.establish());
+        }
         return respond::json(StatusCode::OK, r#"{"status":"ok"}"#);
     }
     let identity = match credentials(&client, request.headers(), matches!(endpoint, Endpoint::Connect)) {
