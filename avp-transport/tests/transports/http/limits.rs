@@ -1,9 +1,10 @@
 //! What an HTTP client can use up, and what ends its connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use avp_transport::testing::{encoded, sample};
-use avp_transport::{Listener, Options};
+use avp_transport::{BearerTokens, Listener, Options, Token};
 use avp_wire::{EncodeOptions, Frame, Metadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -142,6 +143,29 @@ async fn connections_beyond_the_limit_of_a_peer_are_refused_and_others_go_on() {
     // Once the listener has noticed.
     let again = async { while parts(&talk(url, ask).await).0 != 200 {} };
     timeout(GENEROUS, again).await.expect("there is room again");
+}
+
+// spec: http 5.8
+#[tokio::test]
+async fn connections_that_ask_for_health_alone_take_no_places_of_those_with_credentials() {
+    let (mut options, mut http) = (Options::default(), service(true));
+    options.authorize = Some(Arc::new(BearerTokens::new().with("alice", &Token::new("s3cret").unwrap())));
+    options.limits.max_half_open_per_peer = 8;
+    options.limits.handshake_timeout = 4 * GENEROUS;
+    http.limits.connections_per_peer = 32;
+    let listener = serve(options, http).await;
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        let mut stream = dial(listener.local_url()).await;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        timeout(GENEROUS, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200", "{} are held", held.len());
+        held.push(stream);
+    }
+    let credentials = ["Authorization: Bearer s3cret"];
+    let answer = talk(listener.local_url(), request("GET /health", &credentials, b"")).await;
+    assert_eq!(parts(&answer).0, 200, "{answer}");
 }
 
 // spec: http 5.5
