@@ -68,20 +68,27 @@ pub(crate) async fn answer(
 }
 
 /// Waits for a turn to compute. A question whose context is arriving has one of its own kind, so that a sender that
-/// dawdles holds up such questions alone; where those are taken it waits for its context.
-pub(crate) async fn turn(shared: &Shared, behind: &Behind) -> Result<OwnedSemaphorePermit, Reject> {
+/// dawdles holds up such questions alone; where those are taken it waits for its context. `work` begins when nothing is
+/// waited for but the turn.
+pub(crate) async fn turn<W>(
+    shared: &Shared,
+    behind: &Behind,
+    work: impl FnOnce() -> W,
+) -> Result<(OwnedSemaphorePermit, W), Reject> {
     if let Behind::Slabs(incoming) = behind {
         let is_whole = || incoming.whole_now().is_some();
         if !is_whole() {
             if let Ok(turn) = Arc::clone(&shared.following).try_acquire_owned() {
-                return Ok(turn);
+                return Ok((turn, work()));
             }
             while !is_whole() {
                 tokio::time::sleep(LOOK).await;
             }
         }
     }
-    Arc::clone(&shared.generations).acquire_owned().await.map_err(|_| internal())
+    let work = work();
+    let turn = Arc::clone(&shared.generations).acquire_owned().await.map_err(|_| internal())?;
+    Ok((turn, work))
 }
 
 /// Generates behind a context, which may still be arriving.

@@ -47,8 +47,7 @@ impl Requests {
                 format!("this agent serves {most} sessions and requests, its most; try again later");
             HttpRefusal::new(ErrorCode::Busy, message)
         };
-        let place = self.shared.places.take(Party::from(caller.peer()));
-        Ok(place.ok_or_else(busy)?.work())
+        self.shared.places.work(Party::from(caller.peer())).ok_or_else(busy)
     }
 }
 
@@ -178,7 +177,7 @@ impl Request<'_> {
     /// Answers by a text message. Dropped with its request.
     async fn answer(&self, asked: Asked, behind: Behind) -> Result<HttpReply, Reject> {
         let Asked { asker, prompt, request, .. } = asked;
-        let turn = turn(self.shared, &behind).await?;
+        let (turn, ()) = turn(self.shared, &behind, || ()).await?;
         let written = answer(self.shared, self.peer(), Question { prompt, behind, request }, turn).await?;
         let session = self.session.as_ref().map_or("", |session| session.id.as_str());
         let reply = answer_message(session, self.shared.agent.name(), written);

@@ -18,8 +18,7 @@ pub(crate) use transfers::{Key, Transfers};
 const MAX_DAMAGED: u32 = 16;
 
 /// What the sender of a transfer hears that had to make room.
-const GIVEN_UP: &str =
-    "nothing came of this context for a while, and another peer got its place; send it again later";
+const GIVEN_UP: &str = "another peer that holds less got the place of this context; send it again later";
 
 /// Where the slabs of a transfer go.
 pub(crate) trait SlabSink: Send + Sized + 'static {

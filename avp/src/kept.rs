@@ -10,17 +10,16 @@ use avp_transport::Party;
 use avp_wire::ErrorCode;
 use avp_wire::slab::TransferId;
 
-use crate::places::{Holding, makes_room};
+use crate::places::{Holding, Room};
 
 /// A session, and what a context is called in it.
 type Key = (SessionId, TransferId);
 
-/// What is kept. Where room is needed, what was not used for the longest time goes: in a session, or of the peer that has
-/// most here.
+/// What is kept. Where room is needed, what was not used for the longest time goes: of a session that has its most, or as
+/// [`Room::made_for`] says.
 pub(crate) struct Kept {
     known: Mutex<HashMap<Key, Entry>>,
-    most: usize,
-    most_bytes: u64,
+    room: Room,
     most_of_session: usize,
     keep: Duration,
 }
@@ -33,10 +32,10 @@ struct Entry {
 }
 
 impl Kept {
-    /// Keeps at most `most` contexts of `most_bytes` together, `most_of_session` of one session, each for `keep` after its
-    /// last question.
-    pub(crate) fn new(most: usize, most_bytes: u64, most_of_session: usize, keep: Duration) -> Self {
-        Self { known: Mutex::default(), most, most_bytes, most_of_session, keep }
+    /// Keeps contexts for which there is `room`, at most `most_of_session` of one session, each for `keep` after its last
+    /// question.
+    pub(crate) fn new(room: Room, most_of_session: usize, keep: Duration) -> Self {
+        Self { known: Mutex::default(), room, most_of_session, keep }
     }
 
     /// Keeps a context that came from `party`. One of the same name in the session is forgotten.
@@ -48,7 +47,7 @@ impl Kept {
         context: Context,
     ) -> Result<(), Reject> {
         let bytes = u64::try_from(context.kv_bytes()).unwrap_or(u64::MAX);
-        if bytes > self.most_bytes || self.most == 0 || self.most_of_session == 0 {
+        if !self.room.could_hold(bytes) || self.most_of_session == 0 {
             return Err(no_room());
         }
         let mut known = self.known();
@@ -57,17 +56,9 @@ impl Kept {
         while known.keys().filter(|key| key.0 == *session).count() >= self.most_of_session {
             forget_oldest_of(session, &mut known);
         }
-        loop {
-            let held = known.values().map(|entry| entry.bytes).sum::<u64>();
-            let counts: fn(u64) -> u64 = match (known.len() >= self.most, held > self.most_bytes - bytes) {
-                (true, _) => |_| 1,
-                (false, true) => |bytes| bytes,
-                (false, false) => break,
-            };
-            let holdings: Vec<_> =
-                known.iter().map(|(key, entry)| entry.holding(key, counts, &party)).collect();
-            let goes = makes_room(&holdings, &party, counts(bytes)).ok_or_else(no_room)?;
-            known.remove(goes);
+        let holdings = known.iter().map(|(key, entry)| entry.holding(key, &party)).collect();
+        for goes in self.room.made_for(&party, bytes, holdings).ok_or_else(no_room)? {
+            known.remove(&goes);
         }
         known.insert((session.clone(), id), Entry { party, context, bytes, used: Instant::now() });
         Ok(())
@@ -103,11 +94,11 @@ impl Kept {
 }
 
 impl Entry {
-    fn holding(&self, key: &Key, counts: fn(u64) -> u64, newcomer: &Party) -> Holding<Key> {
+    fn holding(&self, key: &Key, newcomer: &Party) -> Holding<Key> {
         let Self { party, bytes, used, .. } = self;
         let is_spare = party == newcomer;
-        let (key, party, size) = (key.clone(), party.clone(), counts(*bytes));
-        Holding { key, party, size, used: *used, is_movable: true, is_spare }
+        let (key, party) = (key.clone(), party.clone());
+        Holding { key, party, bytes: *bytes, used: *used, is_movable: true, is_spare }
     }
 }
 
@@ -161,7 +152,7 @@ mod tests {
     #[test]
     fn the_longest_unused_context_makes_room_first_in_its_session_then_among_all() {
         let (context, sessions) = (context(), [[1; 16], [2; 16]].map(SessionId::from_random));
-        let kept = Kept::new(3, u64::MAX, 2, Duration::from_secs(60));
+        let kept = Kept::new(Room { things: 3, bytes: u64::MAX }, 2, Duration::from_secs(60));
         for id in names().into_iter().take(2) {
             kept.put(party(), &sessions[0], id, context.clone()).unwrap();
         }
@@ -182,15 +173,15 @@ mod tests {
         let (context, session) = (context(), SessionId::from_random([1; 16]));
         let bytes = context.kv_bytes() as u64;
         let [a, b, c, _] = names();
-        let kept = Kept::new(9, 2 * bytes, 9, Duration::from_secs(60));
+        let kept = Kept::new(Room { things: 9, bytes: 2 * bytes }, 9, Duration::from_secs(60));
         for id in [a.clone(), b, c] {
             kept.put(party(), &session, id, context.clone()).unwrap();
         }
         assert_eq!(there(&kept, &session), "bc");
-        let none = Kept::new(9, bytes - 1, 9, Duration::from_secs(60));
+        let none = Kept::new(Room { things: 9, bytes: bytes - 1 }, 9, Duration::from_secs(60));
         let reject = none.put(party(), &session, a.clone(), context.clone()).unwrap_err();
         assert_eq!(reject.code, Some(ErrorCode::Busy));
-        let brief = Kept::new(9, u64::MAX, 9, Duration::ZERO);
+        let brief = Kept::new(Room { things: 9, bytes: u64::MAX }, 9, Duration::ZERO);
         brief.put(party(), &session, a.clone(), context).unwrap();
         assert_eq!(brief.get(&session, &a).unwrap_err().code, Some(ErrorCode::SlabsMissing));
     }
@@ -199,7 +190,7 @@ mod tests {
     #[test]
     fn a_peer_that_fills_the_place_pushes_out_its_own_and_keeps_nobody_out() {
         let (context, sessions) = (context(), [[1; 16], [2; 16]].map(SessionId::from_random));
-        let kept = Kept::new(3, u64::MAX, 9, Duration::from_secs(60));
+        let kept = Kept::new(Room { things: 3, bytes: u64::MAX }, 9, Duration::from_secs(60));
         let [a, b, c, d] = names();
         for id in [a.clone(), b, c] {
             kept.put(peer("greedy"), &sessions[0], id, context.clone()).unwrap();

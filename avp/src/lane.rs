@@ -161,7 +161,8 @@ impl Lane {
 
     /// Takes a frame; breaks where the lane ends with it.
     async fn take(&mut self, frame: Frame) -> Result<ControlFlow<()>, TransportError> {
-        self.session.place.touch();
+        let session = Arc::clone(&self.session);
+        let _working = session.place.work();
         let kind = frame.kind();
         let refusal = match self.handle(frame).await {
             Ok(replies) => {
@@ -370,8 +371,7 @@ impl Lane {
 /// The frame that answers a question.
 async fn answered(session: Arc<Session>, question: Question) -> Result<Frame, Reject> {
     let shared = &session.shared;
-    let turn = turn(shared, &question.behind).await?;
-    let _working = session.place.work();
+    let (turn, _working) = turn(shared, &question.behind, || session.place.work()).await?;
     let written = answer(shared, &session.peer_name, question, turn).await?;
     Ok(text_frame(answer_message(&session.id, shared.agent.name(), written), None))
 }

@@ -22,9 +22,9 @@ use crate::agent::hello_of;
 use crate::answering::{blocking, import_refusal, internal};
 use crate::file::FileSink;
 use crate::incoming::{self, Answer, Key};
-use crate::places::{Place, Places};
+use crate::places::{Place, Places, Room};
 use crate::server::ServeError;
-use crate::session::{is_idle, turn_away};
+use crate::session::{all, is_idle, turn_away};
 
 /// Where received contexts go.
 #[derive(Clone, Debug)]
@@ -135,7 +135,11 @@ pub async fn receive(
         places: Places::new(max_sessions),
         max_sessions,
         policy,
-        transfers: incoming::Transfers::new(max_kept, u64::MAX, keep, transport.limits),
+        transfers: incoming::Transfers::new(
+            Room { things: max_kept, bytes: u64::MAX },
+            keep,
+            transport.limits,
+        ),
         on: Box::new(on),
     };
     Ok(Receiver { shared: Arc::new(shared), listener })
@@ -201,7 +205,10 @@ async fn lanes(session: &Arc<Session>, transfers: Transfers) -> Result<(), Trans
         }
     };
     // What has come is written, however the connection ended.
-    while lanes.join_next().await.is_some() {}
+    tokio::select! {
+        () = all(&mut lanes) => {}
+        () = session.place.lost() => return Ok(()),
+    }
     outcome?;
     transfers.finish().await
 }
@@ -256,7 +263,8 @@ impl Lane {
 
     /// A refusal ends the lane.
     async fn take(&mut self, frame: Frame) -> Result<Reply, Reject> {
-        self.session.place.touch();
+        let session = Arc::clone(&self.session);
+        let _working = session.place.work();
         if frame.metadata.session_id != self.session.id {
             return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
         }

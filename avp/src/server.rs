@@ -16,7 +16,7 @@ use crate::context_sink::ContextSink;
 use crate::http;
 use crate::incoming::Transfers;
 use crate::kept::Kept;
-use crate::places::Places;
+use crate::places::{Places, Room};
 use crate::session;
 
 /// Bytes of a connection's memory for questions, beside contexts.
@@ -32,7 +32,7 @@ pub struct ServeOptions {
     pub policy: VerificationPolicy,
     /// Sessions of connections, and requests over HTTP that are being answered, at a time. Beyond them a session that
     /// does nothing makes room: the longest idle one of the peer that holds most for a peer that holds less, one that is
-    /// idle for 5 seconds for any. Where there is none a further peer is told that this agent is busy. Connections that
+    /// idle for 5 seconds for any that holds no more. Where there is none a further peer is told that this agent is busy. Connections that
     /// have not negotiated do not count. 64.
     pub max_sessions: usize,
     /// Generations that compute at a time; further questions wait. As many more read a question while its context
@@ -135,8 +135,9 @@ pub async fn serve(
     let (generations, following) = (turns(), turns());
     let limits = options.transport.limits.clone();
     let ServeOptions { max_kept, max_kept_bytes, max_contexts, keep, .. } = options;
-    let transfers = Transfers::new(max_kept, max_kept_bytes, keep, limits);
-    let kept = Kept::new(max_kept, max_kept_bytes, max_contexts, keep);
+    let room = Room { things: max_kept, bytes: max_kept_bytes };
+    let transfers = Transfers::new(room, keep, limits);
+    let kept = Kept::new(room, max_contexts, keep);
     let on_served = Box::new(on_served);
     let shared = Shared { agent, options, places, generations, following, transfers, kept, on_served };
     let shared = Arc::new(shared);

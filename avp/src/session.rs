@@ -66,9 +66,17 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
         }
     };
     // Slabs that have come are kept, and a peer that asks no more still waits for its answers.
-    while lanes.join_next().await.is_some() {}
+    tokio::select! {
+        () = all(&mut lanes) => {}
+        () = session.place.lost() => return Ok(()),
+    }
     outcome?;
     transfers.finish().await
+}
+
+/// Until all lanes have ended.
+pub(crate) async fn all<T: 'static>(lanes: &mut JoinSet<T>) {
+    while lanes.join_next().await.is_some() {}
 }
 
 /// Tells a peer that there is no place for it.

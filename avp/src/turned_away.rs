@@ -50,6 +50,8 @@ async fn refusal(beside: &mut Transfer) -> Option<AskError> {
                 }
             }
             Ok(None) => return None,
+            // Nobody speaks here for as long as all is well, and a frame that was damaged is not the connection's end.
+            Err(error) if error.is_recoverable() => {}
             Err(error) => return Some(error.into()),
         }
     }

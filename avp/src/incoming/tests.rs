@@ -8,6 +8,7 @@ use avp_transport::{Peer, PeerAddress};
 use avp_wire::{KvDtype, KvHeader, KvPayload, ext};
 
 use super::*;
+use crate::places::Room;
 
 /// Far beyond what anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -83,7 +84,7 @@ fn manifest(id: &str) -> Frame {
 }
 
 fn transfers() -> Transfers<Gate> {
-    Transfers::new(4, u64::MAX, LONG, Limits::default())
+    Transfers::new(Room { things: 4, bytes: u64::MAX }, LONG, Limits::default())
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn refused<T>(outcome: Result<T, Reject>) -> Option<ErrorCode> {
 // spec: limits 8.2
 #[test]
 fn a_peer_that_announced_all_the_contexts_there_is_room_for_keeps_nobody_out() {
-    let transfers = Transfers::<Hollow>::new(3, u64::MAX, LONG, Limits::default());
+    let transfers = Transfers::<Hollow>::new(Room { things: 3, bytes: u64::MAX }, LONG, Limits::default());
     let begin = |name: &str, id: &str| transfers.manifest(&peer(name), &manifest(id), |_, _| Ok(Hollow));
     let (first, mut kept) = (begin("a", "1").unwrap(), Vec::new());
     kept.extend(["2", "3"].map(|id| begin("a", id).unwrap()));
@@ -166,10 +167,13 @@ fn a_peer_that_announced_all_the_contexts_there_is_room_for_keeps_nobody_out() {
 fn a_peer_that_announced_all_the_bytes_there_are_keeps_nobody_out() {
     let bytes =
         bytes_of(&KvHeader { num_layers: 2, num_kv_heads: 1, head_dim: 2, seq_len: 3, dtype: KvDtype::F16 });
-    let transfers = Transfers::<Hollow>::new(64, 3 * bytes, LONG, Limits::default());
+    let transfers = Transfers::<Hollow>::new(Room { things: 64, bytes: 3 * bytes }, LONG, Limits::default());
     let begin = |name: &str, id: &str| transfers.manifest(&peer(name), &manifest(id), |_, _| Ok(Hollow));
     let held = ["1", "2", "3"].map(|id| begin("a", id).unwrap());
     let honest = begin("b", "1").unwrap();
     assert_eq!(held.iter().filter(|(shared, ..)| shared.whole_now().is_some()).count(), 1);
     assert!(begin("b", "2").is_err() && honest.0.whole_now().is_none());
+    let small = Transfers::<Hollow>::new(Room { things: 64, bytes: bytes - 1 }, LONG, Limits::default());
+    let never = small.manifest(&peer("c"), &manifest("1"), |_, _| panic!("it is not judged any further"));
+    assert_eq!(refused(never), Some(ErrorCode::Busy));
 }

@@ -11,7 +11,7 @@ use avp_wire::{ErrorCode, Frame, Limits};
 
 use super::{Incoming, Shared, SlabSink, Slot, State, described, refusal};
 use crate::outgoing::bytes_of;
-use crate::places::{Holding, makes_room};
+use crate::places::{Holding, Room};
 
 /// Who sends a transfer, where that was shown, and its id. A peer that nobody has authenticated is known by the id alone.
 pub(crate) type Key = (Option<String>, TransferId);
@@ -19,8 +19,7 @@ pub(crate) type Key = (Option<String>, TransferId);
 /// The transfers that are known.
 pub(crate) struct Transfers<S: SlabSink> {
     known: Mutex<HashMap<Key, Known<S>>>,
-    most: usize,
-    most_bytes: u64,
+    room: Room,
     keep: Duration,
     limits: Limits,
 }
@@ -41,7 +40,7 @@ impl<S: SlabSink> Known<S> {
     }
 
     /// What it counts for when there is no room for one of `party`.
-    fn holding(&self, key: &Key, counts: fn(u64) -> u64, newcomer: &Party) -> Holding<Key> {
+    fn holding(&self, key: &Key, newcomer: &Party) -> Holding<Key> {
         let is_free = self.is_free();
         // One that is locked is in use.
         let is_movable = self.shared.incoming.try_lock().is_ok_and(|incoming| match incoming.state {
@@ -50,15 +49,15 @@ impl<S: SlabSink> Known<S> {
             State::Whole(_) | State::Failed(_) => is_free,
         });
         let is_spare = is_free && self.party == *newcomer;
-        let (key, size, party) = (key.clone(), counts(self.bytes), self.party.clone());
-        Holding { key, party, size, used: self.used, is_movable, is_spare }
+        let (key, party) = (key.clone(), self.party.clone());
+        Holding { key, party, bytes: self.bytes, used: self.used, is_movable, is_spare }
     }
 }
 
 impl<S: SlabSink> Transfers<S> {
-    /// Knows at most `most` transfers of `most_bytes` together, each for `keep` after its last slab or question.
-    pub(crate) fn new(most: usize, most_bytes: u64, keep: Duration, limits: Limits) -> Self {
-        Self { known: Mutex::default(), most, most_bytes, keep, limits }
+    /// Knows transfers for which there is `room`, each for `keep` after its last slab or question.
+    pub(crate) fn new(room: Room, keep: Duration, limits: Limits) -> Self {
+        Self { known: Mutex::default(), room, keep, limits }
     }
 
     /// Takes a manifest from `sender`: the first of its transfer, for which `sink` is made, or the same again.
@@ -116,10 +115,13 @@ impl<S: SlabSink> Transfers<S> {
         }
         let bytes = bytes_of(&manifest.kv);
         // What can never be taken is refused before others make room for it.
+        if !self.room.could_hold(bytes) {
+            return Err(no_room());
+        }
         let sink = sink(&manifest, &key)?;
+        let incoming = Incoming::begin(frame, manifest, id, sink, &self.limits)?;
         let party = Party::from(sender);
         self.make_room(&mut known, &party, bytes)?;
-        let incoming = Incoming::begin(frame, manifest, id, sink, &self.limits)?;
         let shared = Slot::new(incoming);
         known.insert(key, Known { shared: Arc::clone(&shared), party, bytes, used: Instant::now() });
         Ok(shared)
@@ -128,30 +130,33 @@ impl<S: SlabSink> Transfers<S> {
     fn sweep_in(&self, known: &mut HashMap<Key, Known<S>>) {
         for entry in known.values_mut() {
             // One that is locked is in use.
-            let incoming = entry.shared.incoming.try_lock();
-            entry.used = incoming.map_or_else(|_| Instant::now(), |incoming| incoming.used);
+            let is_free = entry.is_free();
+            entry.used = entry.shared.incoming.try_lock().map_or_else(
+                |_| Instant::now(),
+                |mut incoming| {
+                    // One that is whole is asked about for as long as a connection has it.
+                    if !is_free && incoming.whole().is_some() {
+                        incoming.used = Instant::now();
+                    }
+                    incoming.used
+                },
+            );
         }
         known.retain(|_, entry| !entry.is_free() || entry.used.elapsed() < self.keep);
     }
 
     /// Has others make room for a transfer of `bytes` that `party` sends.
     fn make_room(&self, known: &mut HashMap<Key, Known<S>>, party: &Party, bytes: u64) -> Result<(), Reject> {
-        loop {
-            let held = known.values().fold(0, |sum: u64, entry| sum.saturating_add(entry.bytes));
-            let too_large = held.saturating_add(bytes) > self.most_bytes;
-            let counts: fn(u64) -> u64 = match (known.len() >= self.most, too_large) {
-                (true, _) => |_| 1,
-                (false, true) => |bytes| bytes,
-                (false, false) => return Ok(()),
-            };
-            let holdings: Vec<_> =
-                known.iter().map(|(key, entry)| entry.holding(key, counts, party)).collect();
-            let Some(displaced) = makes_room(&holdings, party, counts(bytes)).cloned() else {
-                return Err(Reject::new(ErrorCode::Busy, "no room for a further context; try again later"));
-            };
+        let holdings = known.iter().map(|(key, entry)| entry.holding(key, party)).collect();
+        for displaced in self.room.made_for(party, bytes, holdings).ok_or_else(no_room)? {
             if let Some(displaced) = known.remove(&displaced) {
                 displaced.shared.give_up();
             }
         }
+        Ok(())
     }
+}
+
+fn no_room() -> Reject {
+    Reject::new(ErrorCode::Busy, "no room for a further context; try again later")
 }
