@@ -1,6 +1,6 @@
 //! Memory for the bodies of requests, of all connections of a listener together.
 //!
-//! A body is charged as its bytes arrive: what a peer announces and does not send takes nothing from others. Where memory
+//! A body is charged as its bytes arrive, and for what of it may be in a connection's buffers. Where memory
 //! runs out the peer that holds the most pays for it, first with its bodies that have come to a stop, then with its
 //! youngest. So no body waits for memory that others keep, the oldest always go on, and neither a peer that holds little
 //! nor an honest client beside an attacker at the same address is shut out.
@@ -155,7 +155,13 @@ impl Ledger {
         let Some(asker) = self.bodies.get(&asking) else { return asking };
         let would_hold = |peer: &PeerKey, held: u64| if *peer == asker.peer { held + more } else { held };
         let asker_holds = self.peers.get(&asker.peer).copied().unwrap_or_default() + more;
-        let greediest = self.peers.iter().max_by_key(|(peer, held)| would_hold(peer, **held));
+        // What is complete stays, so that those who have nothing else pay nothing.
+        let can_pay = |peer: &PeerKey| {
+            let mut theirs = self.bodies.values().filter(|entry| entry.peer == *peer);
+            *peer == asker.peer || theirs.any(|entry| entry.leave.is_some() && entry.held > 0)
+        };
+        let payers = self.peers.iter().filter(|(peer, _)| can_pay(peer));
+        let greediest = payers.max_by_key(|(peer, held)| would_hold(peer, **held));
         let peer = match greediest {
             Some((peer, held)) if would_hold(peer, *held) > asker_holds => peer,
             _ => &asker.peer,
@@ -245,6 +251,19 @@ mod tests {
         assert!(third.hold(4 * MIB, 4 * MIB).is_err(), "it is gone for good");
         assert!(second.hold(5 * MIB, 5 * MIB).is_err(), "the first one is older");
         first.hold(10 * MIB, 10 * MIB).unwrap();
+    }
+
+    // spec: http 5.9
+    #[tokio::test(start_paused = true)]
+    async fn where_the_greediest_has_complete_ones_alone_the_next_makes_room() {
+        let bodies = Bodies::new(10 * MIB);
+        let [complete, stopped, asking] = [1, 2, 3].map(|peer| bodies.begin(key(peer)));
+        complete.hold(6 * MIB, 6 * MIB).unwrap();
+        complete.complete(6 * MIB);
+        stopped.hold(3 * MIB, 3 * MIB).unwrap();
+        advance(STOP).await;
+        asking.hold(2 * MIB, 2 * MIB).unwrap();
+        assert!(was_taken(&stopped).await);
     }
 
     // spec: http 5.9

@@ -63,6 +63,8 @@ pub(crate) enum Step {
     Secured,
 }
 
+const SECURED: u8 = 2;
+
 /// How far a connection has come. Those that are further are dropped after the others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<AtomicU8>);
@@ -71,7 +73,7 @@ impl Progress {
     pub(crate) fn mark(&self, step: Step) {
         let reached = match step {
             Step::Spoken => 1,
-            Step::Secured => 2,
+            Step::Secured => SECURED,
         };
         self.0.fetch_max(reached, Ordering::Relaxed);
     }
@@ -104,7 +106,8 @@ impl HalfOpenGate {
     }
 
     /// Counts a new connection. Where there are too many the peer's oldest is dropped: of those that have had their tenure
-    /// and have come least far, or else, where none has had it, of all.
+    /// and have come least far, or else, where none has had it, of all. Those that have come furthest are kept before
+    /// others for half of the places only, or whoever shakes hands and stops there would keep everybody else out.
     pub(crate) fn enter(&self, key: PeerKey) -> HalfOpen {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.last += 1;
@@ -112,9 +115,14 @@ impl HalfOpenGate {
         let dropped = Arc::new(Notify::new());
         let queue = waiting.peers.entry(key.clone()).or_default();
         if queue.len() >= self.limit {
+            let secured = |place: &Place| place.progress.reached() == SECURED;
+            let are_too_many = queue.iter().filter(|place| secured(place)).count() > self.limit / 2;
             let tenured = queue.iter().enumerate().filter(|(_, place)| place.since.elapsed() >= TENURE);
             // The first of several that are alike, which is the oldest.
-            let least = tenured.min_by_key(|(_, place)| place.progress.reached());
+            let least = tenured.min_by_key(|(_, place)| match place.progress.reached() {
+                SECURED if are_too_many => 0,
+                reached => reached + 1,
+            });
             let index = least.map_or(0, |(index, _)| index);
             if let Some(place) = queue.remove(index) {
                 place.leave.notify_one();
@@ -280,6 +288,24 @@ mod tests {
         // Where none but it has had its tenure it goes all the same.
         let _one_more = gate.enter(key("10.0.0.1"));
         secured.dropped().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_shake_hands_and_stop_keep_half_of_the_places_at_most() {
+        let gate = HalfOpenGate::new(4);
+        let [first, second, spoken, third] = [0; 4].map(|_| gate.enter(key("10.0.0.1")));
+        for secured in [&first, &second, &third] {
+            secured.progress().mark(Step::Secured);
+        }
+        spoken.progress().mark(Step::Spoken);
+        tokio::time::advance(TENURE).await;
+        let fresh = gate.enter(key("10.0.0.1"));
+        first.dropped().await;
+        let _fresher = gate.enter(key("10.0.0.1"));
+        spoken.dropped().await;
+        for kept in [&second, &third, &fresh] {
+            assert!(timeout(Duration::from_millis(1), kept.dropped()).await.is_err());
+        }
     }
 
     #[test]
