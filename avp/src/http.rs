@@ -40,7 +40,7 @@ struct Requests {
 
 impl Requests {
     /// A place for a request among those of the sessions.
-    fn place(&self, caller: &HttpCaller) -> Result<Working, HttpRefusal> {
+    fn begin_work(&self, caller: &HttpCaller) -> Result<Working, HttpRefusal> {
         let most = self.shared.options.max_sessions;
         let busy = || {
             let message =
@@ -66,7 +66,7 @@ impl HttpHandler for Requests {
     ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
         let request = Request { shared: &self.shared, caller, session };
         Box::pin(async move {
-            let _place = self.place(caller)?;
+            let _working = self.begin_work(caller)?;
             request.frame(frame).await.map_err(refusal)
         })
     }
@@ -83,7 +83,7 @@ impl HttpHandler for Requests {
     ) -> BoxFuture<'a, Result<HttpReply, HttpRefusal>> {
         let request = Request { shared: &self.shared, caller, session };
         Box::pin(async move {
-            let _place = self.place(caller)?;
+            let _working = self.begin_work(caller)?;
             let asked = Asked::of(Ok(message), None).map_err(refusal)?;
             request.text(asked).await.map_err(refusal)
         })

@@ -19,7 +19,7 @@ use crate::answering::{Behind, Question, answer, blocking, import, internal, tur
 use crate::context_sink::ContextSink;
 use crate::exchange::{answer_message, question_of, text_frame};
 use crate::incoming::{self, Answer};
-use crate::session::{Session, is_idle};
+use crate::session::{Session, can_go_on, is_idle};
 
 /// Questions of one transfer that may wait for the one that is being answered.
 const MAX_WAITING: usize = 16;
@@ -33,7 +33,7 @@ pub(crate) struct Lane {
     transfer: Transfer,
     context: Given,
     /// The context's place among those of the session.
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
     /// The question that is being answered.
     answering: JoinSet<Result<Frame, Reject>>,
     /// Questions that wait for it.
@@ -60,7 +60,7 @@ impl Lane {
     pub(crate) fn new(session: &Arc<Session>, transfer: Transfer) -> Self {
         let (session, answering) = (Arc::clone(session), JoinSet::new());
         let (context, waiting) = (Given::Nothing, VecDeque::new());
-        Self { session, transfer, context, place: None, answering, waiting }
+        Self { session, transfer, context, permit: None, answering, waiting }
     }
 
     pub(crate) async fn run(mut self) {
@@ -85,7 +85,7 @@ impl Lane {
                     self.reply(self.sign_of_life()).await?;
                     ControlFlow::Continue(())
                 }
-                Step::Came(Err(error)) if is_idle(&error) && self.session.can_go_on(&error) => {
+                Step::Came(Err(error)) if is_idle(&error) && can_go_on(&self.session.place, &error) => {
                     ControlFlow::Continue(())
                 }
                 Step::Came(Err(error)) if error.is_recoverable() && !is_idle(&error) => {
@@ -188,7 +188,7 @@ impl Lane {
         let Given::Slabs(incoming, _) = &self.context else { return ControlFlow::Continue(()) };
         match incoming.whole_now() {
             Some(Ok(_)) => {
-                self.place = None;
+                self.permit = None;
                 ControlFlow::Continue(())
             }
             Some(Err(_)) if self.answering.is_empty() => ControlFlow::Break(()),
@@ -263,7 +263,7 @@ impl Lane {
     }
 
     async fn manifest(&mut self, frame: Frame) -> Result<Frame, Reject> {
-        self.take_place()?;
+        self.take_permit()?;
         let session = Arc::clone(&self.session);
         let begun = blocking(move || {
             let shared = &session.shared;
@@ -289,12 +289,12 @@ impl Lane {
             return Ok(self.replies(answer));
         }
         // The question will hear what is wrong with it.
-        self.context = Given::Whole(match self.take_place() {
+        self.context = Given::Whole(match self.take_permit() {
             Ok(()) => import(Arc::clone(&self.session.shared), frame).await,
             Err(reject) => Err(reject),
         });
         if matches!(self.context, Given::Whole(Err(_))) {
-            self.place = None;
+            self.permit = None;
         }
         Ok(Vec::new())
     }
@@ -305,13 +305,13 @@ impl Lane {
         refusal.map(|reject| reject.to_frame()).into_iter().chain(ack).collect()
     }
 
-    fn take_place(&mut self) -> Result<(), Reject> {
-        if self.place.is_none() {
+    fn take_permit(&mut self) -> Result<(), Reject> {
+        if self.permit.is_none() {
             let most = self.session.shared.options.max_contexts;
             let busy =
                 || Reject::new(ErrorCode::Busy, format!("this session holds {most} contexts, its most"));
             let place = Arc::clone(&self.session.contexts).try_acquire_owned();
-            self.place = Some(place.map_err(|_| busy())?);
+            self.permit = Some(place.map_err(|_| busy())?);
         }
         Ok(())
     }

@@ -15,7 +15,6 @@ use avp_transport::{
 use avp_wire::ext::FrameKind;
 use avp_wire::slab::{Ack, Manifest, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
-use tokio::task::JoinSet;
 
 use crate::accept::accept;
 use crate::agent::hello_of;
@@ -24,7 +23,7 @@ use crate::file::FileSink;
 use crate::incoming::{self, Answer, Key};
 use crate::places::{Place, Places, Room};
 use crate::server::ServeError;
-use crate::session::{all, is_idle, turn_away};
+use crate::session::{is_idle, serve_lanes, turn_away};
 
 /// Where received contexts go.
 #[derive(Clone, Debug)]
@@ -179,38 +178,10 @@ async fn session(shared: Arc<Shared>, mut connection: Connection) -> Result<(), 
         place,
         shared: Arc::clone(&shared),
     });
-    let outcome = lanes(&session, Transfers::over(connection)).await;
+    let lane = |transfer| Lane { session: Arc::clone(&session), transfer, incoming: None }.run();
+    let outcome = serve_lanes(Transfers::over(connection), &session.place, lane).await;
     (shared.on)(ReceiveEvent::Left { delivered: session.delivered.load(Ordering::Relaxed) });
     outcome
-}
-
-async fn lanes(session: &Arc<Session>, transfers: Transfers) -> Result<(), TransportError> {
-    let mut lanes = JoinSet::new();
-    let outcome = loop {
-        tokio::select! {
-            lane = transfers.accept() => match lane {
-                Ok(Some(transfer)) => {
-                    lanes.spawn(Lane { session: Arc::clone(session), transfer, incoming: None }.run());
-                }
-                Ok(None) => break Ok(()),
-                Err(error) if is_idle(&error) => return Err(error),
-                Err(error) if error.is_recoverable() => {}
-                Err(error) => break Err(error),
-            },
-            Some(_) = lanes.join_next() => {}
-            () = session.place.lost() => {
-                tracing::debug!(peer = %session.peer, "a session that did nothing made room for another peer's");
-                return Ok(());
-            }
-        }
-    };
-    // What has come is written, however the connection ended.
-    tokio::select! {
-        () = all(&mut lanes) => {}
-        () = session.place.lost() => return Ok(()),
-    }
-    outcome?;
-    transfers.finish().await
 }
 
 struct Session {

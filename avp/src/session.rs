@@ -1,11 +1,12 @@
 //! One session of an agent that serves: each transfer in a lane of its own.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use avp_handshake::{NegotiatorConfig, Reject};
 use avp_transport::{
-    Connection, Deadline, LimitExceeded, Party, Peer, Transfers, TransportError, negotiate_server,
+    Connection, Deadline, LimitExceeded, Party, Peer, Transfer, Transfers, TransportError, negotiate_server,
 };
 use avp_wire::{EncodeOptions, ErrorCode};
 use tokio::sync::Semaphore;
@@ -47,36 +48,42 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
         place,
         shared,
     });
-    let transfers = Transfers::over(connection);
+    let lane = |transfer| Lane::new(&session, transfer).run();
+    serve_lanes(Transfers::over(connection), &session.place, lane).await
+}
+
+/// Runs a lane for each transfer until the peer ends its side, and then to their ends: slabs that have come are kept, and a
+/// peer that asks no more still waits for its answers. All ends where the place goes to another peer.
+pub(crate) async fn serve_lanes<L>(
+    transfers: Transfers,
+    place: &Place,
+    lane: impl Fn(Transfer) -> L,
+) -> Result<(), TransportError>
+where
+    L: Future<Output: Send + 'static> + Send + 'static,
+{
     let mut lanes = JoinSet::new();
-    let outcome = loop {
+    let mut outcome = None;
+    loop {
         tokio::select! {
-            lane = transfers.accept() => match lane {
-                Ok(Some(lane)) => drop(lanes.spawn(Lane::new(&session, lane).run())),
-                Ok(None) => break Ok(()),
-                Err(error) if session.can_go_on(&error) => {}
+            transfer = transfers.accept(), if outcome.is_none() => match transfer {
+                Ok(Some(transfer)) => drop(lanes.spawn(lane(transfer))),
+                Ok(None) => outcome = Some(Ok(())),
+                Err(error) if can_go_on(place, &error) => {}
                 Err(error) if is_idle(&error) => return Err(error),
-                Err(error) => break Err(error),
+                Err(error) => outcome = Some(Err(error)),
             },
-            Some(_) = lanes.join_next() => {}
-            () = session.place.lost() => {
-                tracing::debug!(peer = %session.peer, "a session that did nothing made room for another peer's");
+            ended = lanes.join_next(), if !lanes.is_empty() => drop(ended),
+            () = place.lost() => {
+                tracing::debug!(peer = %transfers.peer(), "a session that did nothing made room for another peer's");
                 return Ok(());
             }
         }
-    };
-    // Slabs that have come are kept, and a peer that asks no more still waits for its answers.
-    tokio::select! {
-        () = all(&mut lanes) => {}
-        () = session.place.lost() => return Ok(()),
+        if let Some(outcome) = outcome.take_if(|_| lanes.is_empty()) {
+            outcome?;
+            return transfers.finish().await;
+        }
     }
-    outcome?;
-    transfers.finish().await
-}
-
-/// Until all lanes have ended.
-pub(crate) async fn all<T: 'static>(lanes: &mut JoinSet<T>) {
-    while lanes.join_next().await.is_some() {}
 }
 
 /// Tells a peer that there is no place for it.
@@ -91,13 +98,11 @@ pub(crate) async fn turn_away(mut connection: Connection, most: usize) -> Result
     timeout(PARTING, parting).await.unwrap_or(Ok(()))
 }
 
-impl Session {
-    /// Whether an error of the connection leaves it usable: a peer that waits for its answer may be silent.
-    pub(crate) fn can_go_on(&self, error: &TransportError) -> bool {
-        match is_idle(error) {
-            true => self.place.is_working(),
-            false => error.is_recoverable(),
-        }
+/// Whether an error of the connection leaves it usable: a peer that waits for its answer may be silent.
+pub(crate) fn can_go_on(place: &Place, error: &TransportError) -> bool {
+    match is_idle(error) {
+        true => place.is_working(),
+        false => error.is_recoverable(),
     }
 }
 

@@ -129,9 +129,9 @@ impl<S: SlabSink> Transfers<S> {
 
     fn sweep_in(&self, known: &mut HashMap<Key, Known<S>>) {
         for entry in known.values_mut() {
-            // One that is locked is in use.
             let is_free = entry.is_free();
             entry.used = entry.shared.incoming.try_lock().map_or_else(
+                // One that is locked is in use.
                 |_| Instant::now(),
                 |mut incoming| {
                     // One that is whole is asked about for as long as a connection has it.
