@@ -163,3 +163,13 @@ pub(crate) fn listing(folder: &Path) -> Vec<PathBuf> {
     names.sort();
     names
 }
+
+pub(crate) const NOTES: &str = "Notes: Homes: Finn Madrid, Dora Porto.";
+
+/// A context file made by the program itself.
+pub(crate) fn context(folder: &tempfile::TempDir, model: &str, more: &[&str]) -> PathBuf {
+    let file = folder.path().join(format!("{model}.avp"));
+    let args = ["think", "--model", model, "--prompt", NOTES, "--steps", "1", "-o", file.to_str().unwrap()];
+    json(args.iter().chain(more));
+    file
+}
