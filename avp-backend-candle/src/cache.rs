@@ -1,9 +1,9 @@
 //! The KV cache of one sequence: preallocated, appended in place, shared between forks until one writes.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use avp_backend::Filled;
 use candle_core::{DType, Device, Result, Tensor};
 
 /// Sizes of a cache.
@@ -59,34 +59,6 @@ fn probe(shape: &CacheShape, layers: usize, capacity: usize) -> Result<()> {
     Ok(())
 }
 
-/// Which positions of a layer are there.
-#[derive(Clone, Debug, Default)]
-struct Filled {
-    /// The first so many, without a gap.
-    prefix: usize,
-    /// Runs beyond a gap, by their start: imports may come in any order.
-    ahead: BTreeMap<usize, usize>,
-}
-
-impl Filled {
-    fn add(&mut self, run: &Range<usize>) {
-        if run.start > self.prefix {
-            let end = self.ahead.entry(run.start).or_default();
-            *end = run.end.max(*end);
-            return;
-        }
-        self.prefix = self.prefix.max(run.end);
-        while let Some(next) = self.ahead.first_entry().filter(|next| *next.key() <= self.prefix) {
-            self.prefix = self.prefix.max(next.remove());
-        }
-    }
-
-    /// The end of the last position that is there.
-    fn reach(&self) -> usize {
-        self.ahead.values().copied().max().unwrap_or(0).max(self.prefix)
-    }
-}
-
 /// The KV cache of all layers.
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
@@ -137,7 +109,7 @@ impl KvCache {
 
     /// Positions that layer `index` holds without a gap.
     pub(crate) fn filled(&self, index: usize) -> usize {
-        self.filled.get(index).map_or(0, |filled| filled.prefix)
+        self.filled.get(index).map_or(0, Filled::prefix)
     }
 
     /// Layer `index` for reading.
@@ -175,7 +147,7 @@ impl KvCache {
     /// Every layer now holds `len` positions and no more.
     pub(crate) fn set_len(&mut self, len: usize) {
         self.len = len;
-        self.filled.fill(Filled { prefix: len, ahead: BTreeMap::new() });
+        self.filled.fill(Filled::prefix_of(len));
     }
 
     /// Layer `index` holds `run` too; the cache is as long as its shortest layer.
@@ -183,7 +155,7 @@ impl KvCache {
         if let Some(filled) = self.filled.get_mut(index) {
             filled.add(run);
         }
-        self.len = self.filled.iter().map(|filled| filled.prefix).min().unwrap_or(0);
+        self.len = self.filled.iter().map(Filled::prefix).min().unwrap_or(0);
     }
 }
 

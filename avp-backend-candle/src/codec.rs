@@ -5,16 +5,20 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use avp_backend::{BackendError, TextCodec};
+use avp_backend::{BackendError, TextCodec, TokenPieces};
 use tokenizers::Tokenizer;
 
 use crate::config::json::{invalid, read_file};
+use crate::pieces::pieces;
 
 /// `tokenizer.json`, through the `tokenizers` crate.
 #[derive(Debug)]
 pub(crate) struct HfCodec {
     tokenizer: Tokenizer,
+    /// Made when the first grammar asks.
+    pieces: OnceLock<Arc<TokenPieces>>,
 }
 
 impl HfCodec {
@@ -29,7 +33,7 @@ impl HfCodec {
         // Some files ask to cut or fill every input to the length of their training batches.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| invalid(path, e.to_string()))?;
-        Ok(Self { tokenizer })
+        Ok(Self { tokenizer, pieces: OnceLock::new() })
     }
 
     /// Id of an added token, e.g. `<|im_end|>`.
@@ -56,6 +60,14 @@ impl TextCodec for HfCodec {
 
     fn vocab(&self) -> HashMap<String, u32> {
         self.tokenizer.get_vocab(true).into_iter().collect()
+    }
+
+    fn pieces(&self) -> Result<Arc<TokenPieces>, BackendError> {
+        if let Some(pieces) = self.pieces.get() {
+            return Ok(Arc::clone(pieces));
+        }
+        let made = Arc::new(pieces(&self.tokenizer)?);
+        Ok(Arc::clone(self.pieces.get_or_init(|| made)))
     }
 }
 

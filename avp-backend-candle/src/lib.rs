@@ -26,6 +26,7 @@ mod hub;
 mod kernels;
 mod mmap;
 mod options;
+mod pieces;
 mod sequence;
 mod vocabulary;
 mod weights;

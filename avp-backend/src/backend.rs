@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use avp_handshake::ModelIdentity;
 use avp_wire::{Bytes, KvDtype};
 
-use crate::{BackendError, ProjectionError};
+use crate::{BackendError, ProjectionError, TokenPieces};
 
 /// A loaded model. Shared between threads; every running generation owns a [`Sequence`] of its own.
 ///
@@ -207,6 +208,13 @@ pub trait TextCodec: Send + Sync {
 
     /// Every token string with its id, added tokens included: what tokenizer_hash and vocabulary overlap use.
     fn vocab(&self) -> HashMap<String, u32>;
+
+    /// The bytes that each token writes, which [`decode`](TextCodec::decode) without special tokens puts together: what a
+    /// grammar is followed by ([`GenerateOptions::grammar`](crate::GenerateOptions::grammar)).
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] if what a token writes depends on more than the token.
+    fn pieces(&self) -> Result<Arc<TokenPieces>, BackendError>;
 }
 
 /// Gram matrix and cross product of the embedding tables, in f64 row-major `[hidden_dim, hidden_dim]`.

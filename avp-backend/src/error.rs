@@ -44,6 +44,19 @@ pub enum BackendError {
         /// What there is.
         supported: String,
     },
+    /// An option that the engine does not have.
+    #[error(
+        "{engine} has no option `{option}`; {}",
+        instead.map_or_else(|| "leave it out".to_owned(), |other| format!("set `{other}`"))
+    )]
+    NoSuchOption {
+        /// The engine, or what it loads.
+        engine: &'static str,
+        /// The option, as its field is called.
+        option: &'static str,
+        /// The option that the engine has for it.
+        instead: Option<&'static str>,
+    },
     /// More positions than the model's context window.
     #[error(
         "{needed} tokens do not fit the context window of {window} tokens; shorten the prompt or the context"

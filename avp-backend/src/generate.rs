@@ -3,12 +3,14 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::constrain::Bounds;
 use crate::prompt::{Prompt, PromptError};
 use crate::sample::{Sampler, SamplingOptions};
 use crate::stream::{StopStrings, TextStream};
 use crate::think::{Progress, StartError, prefill_by, start};
 use crate::{
-    Backend, BackendError, Context, ContextError, ContextImport, Input, KvPart, NonFinite, Sequence,
+    Backend, BackendError, Context, ContextError, ContextImport, Grammar, GrammarError, Input, KvPart,
+    NonFinite, Sequence,
 };
 
 /// How an agent writes.
@@ -22,6 +24,9 @@ pub struct GenerateOptions {
     pub stop_strings: Vec<String>,
     /// Ids that end the generation, beside the model's own.
     pub stop_tokens: Vec<u32>,
+    /// A grammar that the text obeys. Stop tokens come where it lets the text end only; what else stops a generation may
+    /// cut the text short.
+    pub grammar: Option<Grammar>,
 }
 
 impl Default for GenerateOptions {
@@ -31,6 +36,7 @@ impl Default for GenerateOptions {
             sampling: SamplingOptions::default(),
             stop_strings: Vec::new(),
             stop_tokens: Vec::new(),
+            grammar: None,
         }
     }
 }
@@ -62,6 +68,8 @@ pub enum StopReason {
     Token(u32),
     /// A stop string was written.
     Text,
+    /// The grammar lets nothing more follow, and the model has no stop token.
+    Grammar,
     /// [`GenerateOptions::max_tokens`] were written.
     MaxTokens,
     /// The model's context window is full.
@@ -71,12 +79,13 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// `token`, `text`, `max_tokens`, `context_window` or `cancelled`, as answers and reports name it.
+    /// `token`, `text`, `grammar`, `max_tokens`, `context_window` or `cancelled`, as answers and reports name it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Token(_) => "token",
             Self::Text => "text",
+            Self::Grammar => "grammar",
             Self::MaxTokens => "max_tokens",
             Self::ContextWindow => "context_window",
             Self::Cancelled => "cancelled",
@@ -120,6 +129,17 @@ pub enum GenerateError {
         /// The window.
         window: usize,
     },
+    /// The grammar lets none of the model's tokens follow, and the text not end.
+    #[error(
+        "no token of the model goes on as the grammar asks after {token} tokens; let the grammar end there, or use characters that the model can write"
+    )]
+    NoToken {
+        /// Tokens written before.
+        token: usize,
+    },
+    /// The text cannot be followed under the grammar.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The prompt could not be made into tokens.
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -192,6 +212,7 @@ struct Begun {
     before: usize,
     /// Most tokens to write.
     budget: usize,
+    bounds: Option<Bounds>,
 }
 
 impl Begun {
@@ -202,13 +223,14 @@ impl Begun {
         options: &GenerateOptions,
     ) -> Result<Self, GenerateError> {
         let started = Instant::now();
+        let bounds = Bounds::new(backend, options)?;
         let tokens = prompt.tokens(backend)?;
         let window = backend.info().max_positions;
         let room = window.saturating_sub(before + tokens.len());
         if room == 0 {
             return Err(GenerateError::ContextWindow { context: before, prompt: tokens.len(), window });
         }
-        Ok(Self { started, before, budget: options.max_tokens.min(room), tokens })
+        Ok(Self { started, before, budget: options.max_tokens.min(room), tokens, bounds })
     }
 
     /// Decodes behind the prompt, whose last hidden state is `hidden`, until something stops it. Without one the prompt
@@ -221,7 +243,7 @@ impl Begun {
         options: &GenerateOptions,
         on_event: &mut dyn FnMut(GenerateEvent<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, GenerateError> {
-        let Self { started, tokens: prompt_tokens, before, budget } = self;
+        let Self { started, tokens: prompt_tokens, before, budget, mut bounds } = self;
         let prefill_time = started.elapsed();
         let mut writer = Writer::new(backend, options, on_event);
         let mut sampler = Sampler::new(options.sampling.clone());
@@ -235,11 +257,18 @@ impl Begun {
                 let by_window = budget < options.max_tokens;
                 break if by_window { StopReason::ContextWindow } else { StopReason::MaxTokens };
             }
-            let logits = backend.logits(&hidden)?;
+            let mut logits = backend.logits(&hidden)?;
             let token = writer.tokens.len();
-            let next = sampler.next(&logits).map_err(|NonFinite| GenerateError::NonFinite { token })?;
+            let next = match &mut bounds {
+                Some(bounds) => bounds.choose(&mut sampler, &mut logits, token)?,
+                None => Some(sampler.next(&logits).map_err(|NonFinite| GenerateError::NonFinite { token })?),
+            };
+            let Some(next) = next else { break StopReason::Grammar };
             if let Some(stop) = writer.write(next)? {
                 break stop;
+            }
+            if let Some(bounds) = &mut bounds {
+                bounds.accept(next)?;
             }
             if writer.tokens.len() < budget {
                 hidden = sequence.forward(Input::Tokens(&[next]))?;

@@ -9,9 +9,12 @@
 //! write an engine, [`Context`] first if you use one.
 
 mod backend;
+mod constrain;
 mod context;
 mod error;
+mod filled;
 mod generate;
+mod grammar;
 mod import;
 mod mix;
 mod project;
@@ -31,9 +34,11 @@ pub use backend::{
 };
 pub use context::Context;
 pub use error::{BackendError, NonFinite};
+pub use filled::Filled;
 pub use generate::{
     GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate, generate_arriving,
 };
+pub use grammar::{Grammar, GrammarConstraint, GrammarError, GrammarFault, TokenPieces};
 pub use import::{ContextImport, check_context, part};
 pub use mix::{LEFT_OUT_F32, LEFT_OUT_HALF, SoftmaxMix};
 pub use project::{ProjectionMetrics, ProjectionOptions, projection_metrics, vocabulary_mediated};

@@ -45,10 +45,15 @@ impl Sampler {
         Self { options, rng }
     }
 
-    /// The next token id for `logits` `[vocab_size]`.
+    /// Whether the most probable token is always the next.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.options.temperature <= 0.0
+    }
+
+    /// The next token id for `logits` `[vocab_size]`. One whose logit is negative infinity is never chosen.
     pub(crate) fn next(&mut self, logits: &[f32]) -> Result<u32, NonFinite> {
         let best = argmax(logits)?;
-        if self.options.temperature <= 0.0 {
+        if self.is_greedy() {
             return Ok(best);
         }
         let candidates = self.candidates(logits, logits[best as usize]);
@@ -87,7 +92,7 @@ impl Sampler {
 }
 
 /// Index of the largest logit, the lowest one of equals.
-fn argmax(logits: &[f32]) -> Result<u32, NonFinite> {
+pub(crate) fn argmax(logits: &[f32]) -> Result<u32, NonFinite> {
     let mut best = (0_u32, f32::NEG_INFINITY);
     for (id, &logit) in (0_u32..).zip(logits) {
         if logit.is_nan() || logit == f32::INFINITY {

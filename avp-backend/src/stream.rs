@@ -97,10 +97,12 @@ fn longest_overlap(text: &str, stop: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::TokenPieces;
 
     /// One token per byte.
     struct Bytes;
@@ -115,6 +117,9 @@ mod tests {
         }
         fn vocab(&self) -> HashMap<String, u32> {
             HashMap::new()
+        }
+        fn pieces(&self) -> Result<Arc<TokenPieces>, BackendError> {
+            Ok(Arc::new(TokenPieces::new((0..=255).map(|byte| vec![byte]))))
         }
     }
 

@@ -1,16 +1,18 @@
 //! What the program can be told.
 
 mod cert;
+mod engine;
 mod transport;
 
 use std::path::PathBuf;
 
 use avp::transport::Scheme;
-use avp::{Device, GenerateOptions, KvDtype, SamplingOptions};
+use avp::{Engine, GenerateOptions, SamplingOptions};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::log::LogLevel;
 pub(crate) use cert::{CERT_FOLDER, CertArgs, CertCaArgs, CertCommand, CertIssueArgs};
+pub(crate) use engine::{EngineArgs, flag};
 pub(crate) use transport::{ConnectArgs, ListenArgs};
 
 /// Agents that hand over what they computed: KV cache instead of text.
@@ -46,72 +48,20 @@ pub(crate) enum Command {
     Cert(CertArgs),
     /// List the models that are here.
     Models(ModelsArgs),
+    /// Load a GGUF file and compute with it: what this program has another process do with files that it has not seen before,
+    /// since llama.cpp ends the process where its assertions fail.
+    #[command(hide = true)]
+    ProbeGguf(ProbeArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face model folder, a hub id, or the name of a demo model.
+    /// A Hugging Face model folder, a hub id, the name of a demo model, a GGUF file, or one of Ollama's models as
+    /// `ollama:NAME[:TAG]`.
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct EngineArgs {
-    /// Type of weights and KV cache.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
-    pub(crate) dtype: DtypeArg,
-    /// Where to compute: `cpu`, `cuda` or `cuda:N`.
-    #[arg(long, default_value = "cpu", value_parser = parse_device)]
-    pub(crate) device: Device,
-}
-
-impl EngineArgs {
-    /// The device as it is written on the command line.
-    pub(crate) fn device_arg(&self) -> String {
-        match self.device {
-            Device::Cuda(ordinal) => format!("cuda:{ordinal}"),
-            _ => "cpu".to_owned(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum DtypeArg {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<DtypeArg> for KvDtype {
-    fn from(dtype: DtypeArg) -> Self {
-        match dtype {
-            DtypeArg::F32 => Self::F32,
-            DtypeArg::F16 => Self::F16,
-            DtypeArg::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-impl DtypeArg {
-    /// As it is written on the command line.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-fn parse_device(text: &str) -> Result<Device, String> {
-    match text.split_once(':') {
-        None if text == "cpu" => Ok(Device::Cpu),
-        None if text == "cuda" => Ok(Device::Cuda(0)),
-        Some(("cuda", ordinal)) => ordinal.parse().map(Device::Cuda).map_err(|e| e.to_string()),
-        _ => Err("expected cpu, cuda or cuda:N".to_owned()),
-    }
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +104,9 @@ pub(crate) struct GenerateArgs {
     /// Take no context whose checkpoint cannot be verified.
     #[arg(long)]
     pub(crate) require_verified: bool,
+    /// A file with a grammar (GBNF) that the text obeys.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grammar: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
@@ -184,7 +137,7 @@ impl From<SamplingArgs> for GenerateOptions {
     fn from(args: SamplingArgs) -> Self {
         let SamplingArgs { temperature, top_p, top_k, max_tokens, seed, stop } = args;
         let sampling = SamplingOptions { temperature, top_p, top_k, seed };
-        Self { max_tokens, sampling, stop_strings: stop, stop_tokens: Vec::new() }
+        Self { max_tokens, sampling, stop_strings: stop, ..Self::default() }
     }
 }
 
@@ -288,8 +241,8 @@ pub(crate) struct SendArgs {
     mut_arg("listen", |listen| listen.help(transport::listen_help()))
 )]
 pub(crate) struct RecvArgs {
-    /// The model whose contexts are taken: a Hugging Face model folder, a hub id, or the name of a demo model. Its
-    /// weights are not loaded.
+    /// The model whose contexts are taken, as for the other commands: a Hugging Face model folder, a GGUF file. Its weights
+    /// are not loaded.
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: String,
     #[command(flatten)]
@@ -324,10 +277,22 @@ pub(crate) struct ModelsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// The model that both agents run: a folder, a hub id, or the name of a demo model.
+    /// The model that both agents run: a folder, a hub id, a GGUF file, one of Ollama's models, or the name of a demo model.
     #[arg(long, short, value_name = "MODEL", default_value = "avp-demo-qwen2-m")]
     pub(crate) model: String,
+    /// Which engine both agents use; the model's own by default. For llama.cpp a demo model is its GGUF file in models/gguf.
+    #[arg(long, value_name = "ENGINE", value_enum, conflicts_with = "pair")]
+    pub(crate) backend: Option<EngineArg>,
+    /// Which engines the first and the second agent use, as in `candle,llamacpp`. With one of each, llama.cpp keeps its cache
+    /// in f32, as candle does, unless `--kv-type` says otherwise.
+    #[arg(long, value_name = "ENGINE,ENGINE", value_parser = parse_pair)]
+    pub(crate) pair: Option<EnginePair>,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Latent steps that the first agent takes after reading.
@@ -339,6 +304,32 @@ pub(crate) struct DemoArgs {
     /// How many questions: the demo's own ten first, then those that measure recall.
     #[arg(long, default_value_t = 10)]
     pub(crate) questions: usize,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineArg {
+    Candle,
+    #[value(name = "llamacpp")]
+    LlamaCpp,
+}
+
+/// The engines of the first and the second agent.
+pub(crate) type EnginePair = [EngineArg; 2];
+
+fn parse_pair(text: &str) -> Result<EnginePair, String> {
+    let engine = |name: &str| EngineArg::from_str(name.trim(), false).ok();
+    let pair = text.split_once(',').and_then(|(first, second)| Some([engine(first)?, engine(second)?]));
+    pair.ok_or_else(|| "expected two of candle and llamacpp, as in candle,llamacpp".to_owned())
+}
+
+impl From<EngineArg> for Engine {
+    fn from(engine: EngineArg) -> Self {
+        match engine {
+            EngineArg::Candle => Self::Candle,
+            EngineArg::LlamaCpp => Self::LlamaCpp,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

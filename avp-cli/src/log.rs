@@ -41,6 +41,14 @@ pub(crate) fn start(level: LogLevel) {
     registry().with(lines.with_filter(targets)).init();
 }
 
+/// Logs warnings of this workspace's crates, where a command has no log of its own.
+pub(crate) fn warnings() {
+    let targets = Targets::new().with_target("avp", LevelFilter::WARN);
+    let lines = fmt::layer().with_ansi(false).without_time().with_writer(|| Lines);
+    // Where there is a log already, they go there.
+    let _ = registry().with(lines.with_filter(targets)).try_init();
+}
+
 /// Writes each event as one line for a terminal, whatever a peer put into it.
 struct Lines;
 

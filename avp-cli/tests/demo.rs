@@ -93,3 +93,25 @@ fn a_demo_of_more_questions_than_there_are_is_refused() {
         "{stderr}"
     );
 }
+
+#[cfg(feature = "llamacpp")]
+#[test]
+fn the_demo_runs_on_llama_cpp_and_from_one_engine_to_the_other() {
+    let engines: [&[&str]; 3] =
+        [&["--backend", "llamacpp"], &["--pair", "candle,llamacpp"], &["--pair", "llamacpp,candle"]];
+    for engines in engines {
+        for model in ["avp-demo-qwen2-m", "avp-demo-llama"] {
+            let demo = json([&["demo", "--questions", "2", "--model", model], engines].concat());
+            assert_eq!((&demo["identical"], &demo["resolution"]), (&true.into(), &"structural_match".into()));
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_is_none_is_refused_with_an_example() {
+    for pair in ["candle", "candle,other", "candle,candle,candle", ""] {
+        let output = avp(["demo", "--pair", pair]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && stderr.contains("as in candle,llamacpp"), "{pair}: {stderr}");
+    }
+}

@@ -10,7 +10,7 @@ mod python;
 use std::path::Path;
 
 use avp::transport::tls::DevCa;
-use avp::{LoadOptions, describe_model};
+use avp::{ModelOptions, describe_model};
 use common::{MAX_TOKENS, Question, Server, greedy_args, json, models, questions, think, tokens};
 use python::Python;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ fn talk(python: &mut Python, url: &str, authority: Option<&Path>, folder: &Path)
     let (behind, without) = (alone(ask, Some(&file)), alone(ask, None));
     assert_ne!(behind, without, "the notes should matter");
 
-    let model = describe_model(models().join(MODEL).to_str().unwrap(), &LoadOptions::default()).unwrap();
+    let model = describe_model(models().join(MODEL).to_str().unwrap(), &ModelOptions::default()).unwrap();
     let identity = model.identity.to_json().to_serde();
     let connecting =
         json!({ "url": url, "agent_id": "python", "identity": identity, "authority": authority });

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use avp::{
-    Agent, Ask, GenerateOptions, LoadOptions, OutgoingContext, Peer, Prompt, SamplingOptions, ServeOptions,
+    Agent, Ask, GenerateOptions, ModelOptions, OutgoingContext, Peer, Prompt, SamplingOptions, ServeOptions,
     TransportOptions, load_backend, serve,
 };
 use avp_transport::testing::{EmulatedLink, Link};
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mbit: f64 = args.next().map_or(Ok(100.0), |text| text.parse())?;
     let round_trip = Duration::from_secs_f64(args.next().map_or(Ok(50.0), |text| text.parse::<f64>())? / 1e3);
 
-    let backend = load_backend(&model, &LoadOptions::default())?;
+    let backend = load_backend(&model, &ModelOptions::default())?;
     let agent = Agent::new("agent", backend);
     let window = agent.backend().info().max_positions;
     let notes = "The quick brown fox jumps over the lazy dog. ".repeat(window / 42);

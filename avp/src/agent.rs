@@ -1,14 +1,13 @@
 //! An agent: a loaded model with a name.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use avp_backend::{
-    Backend, BackendError, Context, GenerateError, GenerateEvent, GenerateOptions, Generation, ModelInfo,
-    Prompt, ThinkError, ThinkOptions, generate, think,
+    Backend, Context, GenerateError, GenerateEvent, GenerateOptions, Generation, ModelInfo, Prompt,
+    ThinkError, ThinkOptions, generate, think,
 };
-use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_handshake::fingerprint::Fingerprint;
 use avp_handshake::{Capabilities, Hello};
 use avp_wire::ext;
@@ -122,33 +121,4 @@ pub(crate) fn announce(hello: &mut Hello, weights: Option<&str>) {
         codecs: Vec::new(),
     };
     capabilities.announce(hello);
-}
-
-/// Loads a model: a Hugging Face folder or a hub id. Blocks while it reads.
-///
-/// # Errors
-/// [`BackendError`] naming the file that is missing or wrong, or the kind of model that this build cannot run.
-pub fn load_backend(model: &str, options: &LoadOptions) -> Result<Arc<dyn Backend>, BackendError> {
-    check_kind(model)?;
-    Ok(Arc::new(CandleBackend::load(model, options)?))
-}
-
-/// What a model is, without loading it. Blocks while it reads.
-///
-/// # Errors
-/// As [`load_backend`].
-pub fn describe_model(model: &str, options: &LoadOptions) -> Result<ModelInfo, BackendError> {
-    check_kind(model)?;
-    CandleBackend::describe(model, options)
-}
-
-fn check_kind(model: &str) -> Result<(), BackendError> {
-    let is_gguf = Path::new(model).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    if is_gguf || model.starts_with("ollama:") {
-        return Err(BackendError::Unsupported {
-            what: format!("`{model}`: GGUF and Ollama models"),
-            supported: "Hugging Face model folders and hub ids".to_owned(),
-        });
-    }
-    Ok(())
 }

@@ -39,6 +39,9 @@ pub enum AskError {
         /// Why the KV cache will not do.
         why: String,
     },
+    /// The answer was to obey a grammar ([`GenerateOptions::grammar`](crate::GenerateOptions::grammar)).
+    #[error("grammars are not sent to other agents; ask without one, or generate here")]
+    Grammar,
     /// The peer's answer is not a text message.
     #[error("the peer's answer is not a text message: {0}")]
     Answer(MessageError),

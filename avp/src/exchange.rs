@@ -60,6 +60,7 @@ impl GenerateRequest {
             },
             stop_strings: self.stop.iter().take(16).cloned().collect(),
             stop_tokens: Vec::new(),
+            grammar: None,
         }
     }
 }

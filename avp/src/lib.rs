@@ -20,6 +20,7 @@ mod http;
 mod incoming;
 mod kept;
 mod lane;
+mod model;
 mod outgoing;
 mod peer;
 mod places;
@@ -32,22 +33,25 @@ mod turned_away;
 
 pub use avp_backend::{
     Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GenerateError, GenerateEvent,
-    GenerateOptions, Generation, ModelInfo, Progress, Prompt, SamplingOptions, StopReason, ThinkError,
-    ThinkOptions, Verification, VerificationPolicy, generate, think,
+    GenerateOptions, Generation, Grammar, GrammarError, ModelInfo, Progress, Prompt, SamplingOptions,
+    StopReason, ThinkError, ThinkOptions, Verification, VerificationPolicy, generate, think,
 };
-pub use avp_backend_candle::{CandleBackend, Device, LoadOptions, LoadProgress, ProgressFn};
+pub use avp_backend_candle::{Device, LoadProgress, ProgressFn};
+/// GGUF files judged and read, and Ollama's models found, with or without llama.cpp.
+pub use avp_backend_llamacpp::{KvType, Probe, gguf, ollama};
 pub use avp_handshake::{Hello, ModelIdentity, Resolution, ResolutionPath};
 /// Transports, certificates and tokens.
 pub use avp_transport as transport;
 pub use avp_transport::{Options as TransportOptions, TransportError, TransportUrl, UrlError};
 pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Metadata, ext};
 
-pub use agent::{Agent, AgentError, describe_model, load_backend};
+pub use agent::{Agent, AgentError};
 pub use ask_error::AskError;
 pub use choice::{Handover, choose};
 pub use deliver::Handed;
 pub use exchange::Answer;
 pub use file::{FileError, Inspection, inspect, load_context, open_context, read_frame, save_context};
+pub use model::{Engine, ModelOptions, describe_model, load_backend, try_model};
 pub use outgoing::{OutgoingContext, SourceError};
 pub use peer::{Ask, Peer};
 pub use receive::{ReceiveEvent, ReceiveInto, ReceiveOptions, Receiver, receive};

@@ -32,7 +32,7 @@ pub struct Ask {
     pub context: Option<OutgoingContext>,
     /// What the context was computed from, for a peer that cannot take it; put before the prompt then.
     pub text: Option<String>,
-    /// How the answer is to be written.
+    /// How the answer is to be written. Grammars are not sent: [`AskError::Grammar`].
     pub options: GenerateOptions,
 }
 
@@ -102,6 +102,9 @@ impl Peer {
     /// # Errors
     /// As [`ask`](Self::ask).
     pub async fn ask_with(&mut self, ask: &Ask, on: &(dyn Fn(Handed) + Sync)) -> Result<Answer, AskError> {
+        if ask.options.grammar.is_some() {
+            return Err(AskError::Grammar);
+        }
         let started = Instant::now();
         let mut handover = match &ask.context {
             None if ask.text.is_some() => Handover::Text { why: "only text was given".to_owned() },

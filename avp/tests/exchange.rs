@@ -3,8 +3,8 @@
 mod common;
 
 use avp::{
-    Ask, BufferPool, ContextStamp, GenerateOptions, Handover, OutgoingContext, Peer, Prompt, ServeOptions,
-    TransportOptions,
+    Ask, AskError, BufferPool, ContextStamp, GenerateOptions, Handover, OutgoingContext, Peer, Prompt,
+    ServeOptions, TransportOptions,
 };
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
 use avp_transport::tls::DevCa;
@@ -46,6 +46,21 @@ async fn frames_that_are_neither_question_nor_context_are_refused() {
         assert_eq!(code, Some(ErrorCode::UnexpectedFrame), "{kind}");
     }
     assert_eq!(refusal(&mut raw, text, "poem").await, Some(ErrorCode::InvalidExtension));
+}
+
+#[tokio::test]
+async fn a_grammar_is_refused_here_instead_of_forgotten_on_the_way() {
+    let (url, _stop) = start("avp+mem:grammar", ServeOptions::default()).await;
+    let mut peer = Peer::connect(&url, agent().hello(), &TransportOptions::default()).await.unwrap();
+    let options = GenerateOptions {
+        grammar: Some("root ::= \"a\"".parse().unwrap()),
+        max_tokens: 1,
+        ..Default::default()
+    };
+    let mut ask = Ask { prompt: "q".into(), options, ..Ask::default() };
+    assert!(matches!(peer.ask(&ask).await, Err(AskError::Grammar)));
+    ask.options.grammar = None;
+    peer.ask(&ask).await.unwrap();
 }
 
 // spec: exchange 2.4

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use avp::{
-    Backend, BufferPool, Context, GenerateOptions, LoadOptions, Prompt, SamplingOptions, VerificationPolicy,
+    Backend, BufferPool, Context, GenerateOptions, ModelOptions, Prompt, SamplingOptions, VerificationPolicy,
     generate, load_backend, load_context, read_frame,
 };
 use avp_wire::EncodeOptions;
@@ -19,7 +19,7 @@ const FILE: &str = "tests/fixtures/sdk-contexts/avp-demo-qwen2-s-0.avp";
 const CASES: usize = 600;
 
 fn backend() -> Arc<dyn Backend> {
-    load_backend(workspace("models").join(MODEL).to_str().unwrap(), &LoadOptions::default()).unwrap()
+    load_backend(workspace("models").join(MODEL).to_str().unwrap(), &ModelOptions::default()).unwrap()
 }
 
 /// Cuts, grows or changes `bytes`; half of the time in the head, where every byte means something.

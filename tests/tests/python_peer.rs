@@ -359,7 +359,7 @@ fn the_shipped_models_have_the_same_identity_on_both_sides() {
     for name in ["avp-demo-qwen2-s", "avp-demo-qwen2-m", "avp-demo-llama"] {
         let folder = workspace("models").join(name);
         let there = python.call("folder", json!({ "path": folder }));
-        let backend = avp::load_backend(folder.to_str().unwrap(), &avp::LoadOptions::default()).unwrap();
+        let backend = avp::load_backend(folder.to_str().unwrap(), &avp::ModelOptions::default()).unwrap();
         let here = ModelIdentity { model_id: String::new(), ..backend.info().identity.clone() };
         assert_eq!(ModelIdentity::from_json(&(&there).into()).unwrap(), here, "{name}");
         assert!(!here.tokenizer_hash.is_empty());

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use avp::{
-    Backend, BufferPool, Context, ContextStamp, Frame, GenerateOptions, KvDtype, LoadOptions, Prompt,
+    Backend, BufferPool, Context, ContextStamp, Frame, GenerateOptions, KvDtype, ModelOptions, Prompt,
     SamplingOptions, ThinkOptions, Verification, VerificationPolicy, generate, load_backend, load_context,
     read_frame, think,
 };
@@ -51,7 +51,8 @@ impl Case {
     }
 
     fn backend(&self) -> Arc<dyn Backend> {
-        let options = LoadOptions { dtype: Some(KvDtype::F32), ..LoadOptions::default() };
+        let mut options = ModelOptions::default();
+        options.dtype = Some(KvDtype::F32);
         load_backend(workspace("models").join(&self.model).to_str().unwrap(), &options).unwrap()
     }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod fuzz;
 mod instructions;
 mod interop;
+mod llamacpp;
 mod miri;
 mod mutants;
 mod portable;

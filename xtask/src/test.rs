@@ -3,17 +3,19 @@
 use anyhow::Result;
 
 use crate::sh::{self, cargo, command, say};
-use crate::{instructions, interop, mutants, portable};
+use crate::{instructions, interop, llamacpp, mutants, portable};
 
 /// One profile and one selection of packages, so that the engine crates are built once.
 pub(crate) const BUILD: [&str; 4] =
-    ["--release", "--workspace", "--features", "avp-tests/bench,avp-tests/engine"];
+    ["--release", "--workspace", "--features", "avp-tests/bench,avp-tests/llamacpp,avp-cli/llamacpp"];
 
 pub(crate) fn run() -> Result<()> {
     sh::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
     sh::run("vectors", &mut command("python3", &["spec-vectors/tools/make.py", "--check"]))?;
+    llamacpp::ready()?;
     // Tests before lints: what they build is what most people look for first.
     sh::run("tests", &mut cargo(&[&["test"], &BUILD[..]].concat()))?;
+    llamacpp::exact(&BUILD)?;
     instructions::check_if_possible()?;
     interop::run(false)?;
     mutants::run()?;

@@ -1,4 +1,4 @@
-//! Virtual environments with the Python peer, made under the target folder when they are not there.
+//! Virtual environments with the Python peer, and with what makes GGUF files, made under the target folder when they are not there.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,9 +12,20 @@ const PEER: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\nfastapi\nhtt
 /// The Python peer with its Hugging Face engine.
 const TORCH: &str = "avp==0.6.2\nnumpy\nprotobuf\nzstandard\nblake3\nfastapi\nhttpx[http2]\nhypercorn\ntorch==2.15.0\ntransformers==5.23.0\ntokenizers==0.23.3\nsafetensors\n";
 
-/// The interpreter of the environment, which is made or completed first.
+/// What models/tool/to_gguf.py needs.
+const GGUF: &str = include_str!("../../models/requirements-gguf.txt");
+
+/// The interpreter of the Python peer's environment, which is made or completed first.
 pub(crate) fn python(torch: bool) -> Result<PathBuf> {
-    let (name, packages) = if torch { ("venv-torch", TORCH) } else { ("venv", PEER) };
+    if torch { environment("venv-torch", TORCH) } else { environment("venv", PEER) }
+}
+
+/// The same of the environment that makes GGUF files.
+pub(crate) fn gguf() -> Result<PathBuf> {
+    environment("venv-gguf", GGUF)
+}
+
+fn environment(name: &str, packages: &str) -> Result<PathBuf> {
     let folder = target().join("interop").join(name);
     let python = folder.join("bin").join("python");
     let done = folder.join("packages.txt");
@@ -27,7 +38,7 @@ pub(crate) fn python(torch: bool) -> Result<PathBuf> {
     fs::write(&requirements, packages)?;
     let requirements = requirements.display().to_string();
     let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", &requirements];
-    run("install the Python peer", &mut command(&python, &args))?;
+    run("install Python packages", &mut command(&python, &args))?;
     fs::write(&done, packages)?;
     Ok(python)
 }
@@ -50,6 +61,6 @@ fn make(folder: &str) -> Result<()> {
         );
     }
     bail!(
-        "the Python peer needs a virtual environment: install python3-venv (apt-get install python3-venv), then run this again"
+        "Python packages need a virtual environment: install python3-venv (apt-get install python3-venv), then run this again"
     )
 }

@@ -9,6 +9,7 @@ use avp_wire::KvDtype;
 
 use crate::{
     Backend, BackendError, Input, KvRange, ModelInfo, RealignmentProducts, Sequence, TextCodec, TokenMix,
+    TokenPieces,
 };
 
 /// How much of the past a position keeps, per step back.
@@ -73,6 +74,13 @@ impl MatrixBackend {
     #[must_use]
     pub fn with_weights(mut self, weights: Option<&str>) -> Self {
         self.info.weights = weights.map(str::to_owned);
+        self
+    }
+
+    /// The same model with no token that ends a text.
+    #[must_use]
+    pub fn without_stop_tokens(mut self) -> Self {
+        self.info.stop_tokens.clear();
         self
     }
 
@@ -296,5 +304,10 @@ impl TextCodec for ByteCodec {
 
     fn vocab(&self) -> HashMap<String, u32> {
         (0..256).map(|id| (format!("<{id:#04x}>"), id)).collect()
+    }
+
+    fn pieces(&self) -> Result<Arc<TokenPieces>, BackendError> {
+        let piece = |byte: u8| if byte == 0 { Vec::new() } else { vec![byte] };
+        Ok(Arc::new(TokenPieces::new((0..=255).map(piece))))
     }
 }

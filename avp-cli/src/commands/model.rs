@@ -4,43 +4,96 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use avp::{
-    Backend, BufferPool, LoadOptions, ModelInfo, TransportOptions, VerificationPolicy, describe_model,
-    load_backend,
+    Backend, BackendError, BufferPool, Engine, ModelInfo, ModelOptions, Probe, TransportOptions,
+    VerificationPolicy, describe_model, load_backend,
 };
 
-use crate::args::EngineArgs;
+use crate::args::{EngineArgs, flag};
+use crate::log;
 use crate::progress::Bar;
 
 /// Loads the model that `name` says, with a progress bar.
 pub(crate) fn load(name: &str, engine: &EngineArgs) -> Result<Arc<dyn Backend>> {
+    if engine.unloads_ollama() {
+        log::warnings();
+    }
     let bar = Bar::default();
-    let options = LoadOptions {
-        dtype: Some(engine.dtype.into()),
-        device: engine.device,
-        progress: Some(bar.loading()),
-        ..LoadOptions::default()
-    };
+    let mut options = engine.options();
+    options.progress = Some(bar.loading());
+    options.probe = Some(probe()?);
     let backend = load_backend(&resolve(name), &options);
     bar.clear();
-    backend.with_context(|| format!("cannot load the model `{name}`"))
+    backend.map_err(told).with_context(|| format!("cannot load the model `{name}`"))
 }
 
 /// What the model that `name` says is; its weights are not loaded.
 pub(crate) fn describe(name: &str) -> Result<ModelInfo> {
     let bar = Bar::default();
-    let options = LoadOptions { progress: Some(bar.loading()), ..LoadOptions::default() };
+    let mut options = ModelOptions::default();
+    options.progress = Some(bar.loading());
     let info = describe_model(&resolve(name), &options);
     bar.clear();
     info.with_context(|| format!("cannot read the model `{name}`"))
 }
 
-/// A demo model's name becomes its folder; anything else stays.
+/// This program tries GGUF files for itself: `avp probe-gguf`.
+fn probe() -> Result<Probe> {
+    let program = env::current_exe().context("cannot find this program's own file")?;
+    Ok(Probe { program, args: vec!["probe-gguf".into()], cache_dir: cache_dir() })
+}
+
+/// An error of loading, with options as they are written here.
+fn told(error: BackendError) -> Error {
+    match error {
+        BackendError::NoSuchOption { engine, option, instead } => {
+            let do_this =
+                instead.map_or_else(|| "leave it out".to_owned(), |other| format!("give {}", flag(other)));
+            anyhow!("{engine} has no option {}; {do_this}", flag(option))
+        }
+        other => other.into(),
+    }
+}
+
+/// The name of a demo model becomes its folder, that of one of its GGUF files its path; anything else stays.
 fn resolve(name: &str) -> String {
     let is_plain = !name.is_empty() && !name.contains(['/', '\\', ':']) && !Path::new(name).exists();
-    let folder = demo_folder().map(|folder| folder.join(name)).filter(|f| is_plain && f.is_dir());
-    folder.map_or_else(|| name.to_owned(), |f| f.display().to_string())
+    let Some(models) = demo_folder().filter(|_| is_plain) else { return name.to_owned() };
+    let (folder, file) = (models.join(name), models.join("gguf").join(name));
+    let is_gguf = Path::new(name).extension().is_some_and(|extension| extension == "gguf");
+    if folder.is_dir() {
+        folder.display().to_string()
+    } else if is_gguf && file.is_file() {
+        file.display().to_string()
+    } else {
+        name.to_owned()
+    }
+}
+
+/// The engine that runs `name`.
+pub(crate) fn engine_of(name: &str) -> Engine {
+    Engine::of(&resolve(name))
+}
+
+/// The model to give to `engine` for `name`: for llama.cpp a demo model is its GGUF file.
+///
+/// # Errors
+/// Models of another engine.
+pub(crate) fn on_engine(name: &str, engine: Engine) -> Result<String> {
+    if engine_of(name) == engine {
+        return Ok(name.to_owned());
+    }
+    let file = demo_folder().map(|folder| folder.join(format!("gguf/{name}-f16.gguf")));
+    match file.filter(|file| engine == Engine::LlamaCpp && file.is_file()) {
+        Some(file) => Ok(file.display().to_string()),
+        None if engine == Engine::LlamaCpp => {
+            bail!("`{name}` is no model of llama.cpp; give a GGUF file, an `ollama:` model or a demo model")
+        }
+        None => {
+            bail!("`{name}` is a model of llama.cpp; give a Hugging Face model folder, or leave candle out")
+        }
+    }
 }
 
 /// Where the demo models are: `AVP_MODELS`, `models` here, or `models` in the source tree.

@@ -33,14 +33,14 @@ struct Announcement {
 }
 
 impl SecondAgent {
-    /// Starts it with the same model and engine.
+    /// Starts it with the model and options of its engine.
     pub(crate) fn start(model: &str, engine: &EngineArgs, serve_args: &[OsString]) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
         command
             .args(["--json", "serve", "--until-stdin-closes", "--require-verified", "--name", "answerer"])
-            .args(["--model", model, "--dtype", engine.dtype.as_str()])
-            .args(["--device", &engine.device_arg()])
+            .args(["--model", model])
+            .args(engine.to_args())
             .args(serve_args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -8,9 +8,9 @@ mod report;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use avp::{Agent, Answer, Ask, GenerateOptions, OutgoingContext, Peer, Prompt, SamplingOptions};
+use avp::{Agent, Answer, Ask, Engine, GenerateOptions, OutgoingContext, Peer, Prompt, SamplingOptions};
 
-use crate::args::DemoArgs;
+use crate::args::{DemoArgs, EngineArgs};
 use crate::commands::model;
 use crate::progress::Bar;
 use agent::SecondAgent;
@@ -44,20 +44,21 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
-    let name = &args.model;
     let questions = questions::load(args.questions)?;
     let values = questions::values()?;
     let started = Instant::now();
     // The second process loads its own copy of the model while this one loads.
     let meeting = Meeting::prepare(args.transport)?;
-    let second = SecondAgent::start(name, &args.engine, &meeting.serve_args)?;
-    let backend = model::load(name, &args.engine)?;
+    let [reads, answers] = sides(&args)?;
+    let second = SecondAgent::start(&answers.model, &answers.options, &meeting.serve_args)?;
+    let backend = model::load(&reads.model, &reads.options)?;
     let first = Agent::new("reader", backend).with_cache_dir(model::cache_dir());
     let second = second.listening().await?;
     let mut peer = Peer::connect(second.url(), first.hello(), &meeting.options)
         .await
         .context("cannot reach the second agent")?;
-    let mut report = Report::new(&first, second.url(), &peer, &args, started.elapsed());
+    let mut report =
+        Report::new(&first, [reads.engine, answers.engine], second.url(), &peer, &args, started.elapsed());
     meeting.remove_files();
     if !json {
         report.print_head()?;
@@ -76,6 +77,27 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
     peer.close().await?;
     second.stop().await?;
     report.print_summary(json)
+}
+
+/// What one of the two agents runs.
+struct Side {
+    engine: Engine,
+    model: String,
+    options: EngineArgs,
+}
+
+/// The agent that reads, and the one that answers.
+fn sides(args: &DemoArgs) -> Result<[Side; 2]> {
+    let engines = match args.pair {
+        Some(pair) => pair.map(Engine::from),
+        None => [args.backend.map_or_else(|| model::engine_of(&args.model), Engine::from); 2],
+    };
+    let differ = engines[0] != engines[1];
+    let side = |engine| {
+        let options = if differ { args.engine.for_one_of_two(engine) } else { args.engine.clone() };
+        anyhow::Ok(Side { engine, model: model::on_engine(&args.model, engine)?, options })
+    };
+    Ok([side(engines[0])?, side(engines[1])?])
 }
 
 async fn ask_three_ways(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use avp::transport::Scheme;
-use avp::{Agent, Peer};
+use avp::{Agent, Engine, KvDtype, Peer};
 use serde_json::{Value, json};
 
 use super::{Outcome, Row};
@@ -17,6 +17,7 @@ type Way = fn(&Row) -> &Outcome;
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     model: String,
+    engines: [Engine; 2],
     url: String,
     transport: Scheme,
     resolution: String,
@@ -26,14 +27,27 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(first: &Agent, url: &str, peer: &Peer, args: &DemoArgs, setup: Duration) -> Self {
+    pub(crate) fn new(
+        first: &Agent,
+        engines: [Engine; 2],
+        url: &str,
+        peer: &Peer,
+        args: &DemoArgs,
+        setup: Duration,
+    ) -> Self {
+        let info = first.backend().info();
         Self {
             rows: Vec::new(),
-            model: first.backend().info().identity.model_id.clone(),
+            model: info.identity.model_id.clone(),
+            engines,
             url: url.to_owned(),
             transport: args.transport.scheme(),
             resolution: peer.resolution().path.to_string(),
-            dtype: args.engine.dtype.as_str(),
+            dtype: match info.dtype {
+                KvDtype::F32 => "f32",
+                KvDtype::F16 => "f16",
+                KvDtype::Bf16 => "bf16",
+            },
             steps: args.steps,
             setup,
         }
@@ -42,11 +56,15 @@ impl Report {
     pub(crate) fn print_head(&self) -> Result<()> {
         let Self { model, url, transport, resolution, dtype, steps, .. } = self;
         let id = std::process::id();
+        let [reads, answers] = self.engines.map(|engine| match engine {
+            Engine::LlamaCpp => " on llama.cpp",
+            _ => "",
+        });
         output::line(&format!(
-            "reader    this process ({id}), {model} in {dtype}: reads the notes, {steps} latent steps"
+            "reader    this process ({id}), {model} in {dtype}{reads}: reads the notes, {steps} latent steps"
         ))?;
         output::line(&format!(
-            "answerer  a second process at {url}: gets the notes as text, or as KV cache"
+            "answerer  a second process at {url}{answers}: gets the notes as text, or as KV cache"
         ))?;
         let secured = if transport.is_secure() { ", each side with a certificate" } else { "" };
         output::line(&format!(
@@ -112,6 +130,7 @@ impl Report {
             |of: Way| self.rows.iter().filter(|r| of(r).correct).count() as f64 / self.rows.len() as f64;
         json!({
             "model": self.model,
+            "engines": self.engines.map(Engine::as_str),
             "dtype": self.dtype,
             "transport": self.transport.as_str(),
             "resolution": self.resolution,

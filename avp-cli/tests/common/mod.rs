@@ -2,13 +2,15 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod gguf;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
-use avp::{Backend, BufferPool, GenerateOptions, KvDtype, LoadOptions, SamplingOptions, load_backend};
+use avp::{Backend, BufferPool, GenerateOptions, KvDtype, ModelOptions, SamplingOptions, load_backend};
 use serde_json::Value;
 
 pub(crate) const MODELS: [&str; 3] = ["avp-demo-qwen2-s", "avp-demo-qwen2-m", "avp-demo-llama"];
@@ -91,7 +93,8 @@ impl Drop for Server {
 /// The same model in this process.
 pub(crate) fn backend(model: &str, dtype: KvDtype) -> Arc<dyn Backend> {
     let folder = models().join(model);
-    let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+    let mut options = ModelOptions::default();
+    options.dtype = Some(dtype);
     load_backend(folder.to_str().unwrap(), &options).unwrap()
 }
 

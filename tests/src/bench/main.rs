@@ -13,6 +13,8 @@ mod demo;
 mod html;
 #[cfg(feature = "engine")]
 mod latent;
+#[cfg(feature = "llamacpp")]
+mod llamacpp;
 mod measure;
 mod peer;
 mod report;
@@ -43,6 +45,9 @@ struct Args {
     /// empty.
     #[arg(long, value_name = "PY")]
     python: Option<PathBuf>,
+    /// Where model files that are made for the benches are kept; a temporary folder if none. 1.6 GB for llama.cpp.
+    #[arg(long, value_name = "FOLDER")]
+    models: Option<PathBuf>,
     /// Measure only this; may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<Part>,
@@ -62,6 +67,10 @@ enum Part {
     /// A latent step on the Qwen2.5-0.5B shape, beside one pass of logits and `transformers`.
     #[cfg(feature = "engine")]
     Latent,
+    /// The llama.cpp backend on the Qwen2.5-0.5B shape, beside plain calls of llama.cpp and beside memcpy.
+    #[cfg(feature = "llamacpp")]
+    #[value(name = "llamacpp")]
+    LlamaCpp,
     /// TCP on loopback, beside bare sockets.
     Tcp,
     /// TLS on loopback, beside bare rustls.
@@ -89,7 +98,7 @@ fn main() -> Result<()> {
     let mut report = Report::start(args.python.is_some());
     for part in parts {
         eprintln!("measuring {part:?} ..");
-        let group = run(*part, args.python.as_deref()).with_context(|| format!("measuring {part:?}"))?;
+        let group = run(*part, &args).with_context(|| format!("measuring {part:?}"))?;
         println!("{}", report::table(&group));
         report.groups.push(group);
     }
@@ -105,7 +114,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn run(part: Part, python: Option<&Path>) -> Result<Group> {
+fn run(part: Part, args: &Args) -> Result<Group> {
+    let python = args.python.as_deref();
     let sdk = || python.map(|python| Peer::start(python, "bench_sdk.py")).transpose();
     match part {
         Part::Wire => wire::large(sdk()?.as_mut()),
@@ -115,6 +125,11 @@ fn run(part: Part, python: Option<&Path>) -> Result<Group> {
         Part::Cache => cache::run(),
         #[cfg(feature = "engine")]
         Part::Latent => latent::run(python),
+        #[cfg(feature = "llamacpp")]
+        Part::LlamaCpp => {
+            let temporary = || std::env::temp_dir().join("avp-bench-models");
+            llamacpp::run(&args.models.clone().unwrap_or_else(temporary))
+        }
         Part::Tcp => transports::streams::tcp(),
         Part::Tls => transports::streams::tls(),
         Part::Quic => transports::quic::run(),

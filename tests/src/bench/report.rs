@@ -133,7 +133,7 @@ impl Figure {
     /// The other side in this figure's unit.
     fn in_unit(&self, seconds: &[f64], other: &[f64]) -> f64 {
         match self.unit {
-            "GB/s" => self.value * median(seconds) / median(other),
+            "GB/s" | "tokens/s" => self.value * median(seconds) / median(other),
             _ => self.value * median(other) / median(seconds),
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 /// Standard deviation of the weights, as transformers initialises them.
-const STD: f32 = 0.02;
+pub(crate) const STD: f32 = 0.02;
 /// Values made at a time.
 const BLOCK: usize = 1 << 20;
 

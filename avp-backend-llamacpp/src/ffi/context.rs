@@ -1,0 +1,279 @@
+//! A context of llama.cpp: one sequence with its cache.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use llama_cpp_sys_2 as sys;
+
+use super::Model;
+use crate::gguf::GgmlType;
+
+/// The tensor that the output head multiplies.
+const HIDDEN: &CStr = c"result_norm";
+
+/// Sizes and kinds of a context.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ContextParams {
+    /// Positions.
+    pub(crate) capacity: u32,
+    /// Positions that are computed in one pass.
+    pub(crate) batch: u32,
+    pub(crate) kv_type: GgmlType,
+    pub(crate) flash_attention: bool,
+    /// Whether a pass that gives the [`Last`](Outputs::Last) hidden state computes its logits too.
+    pub(crate) head: bool,
+}
+
+/// Which hidden states a pass gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outputs {
+    /// That of the last position.
+    Last,
+    /// Those of all positions.
+    All,
+}
+
+/// Why a pass failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DecodeFailed(pub(crate) i32);
+
+/// One sequence of a model. Not shared between threads, but it may move from one to another.
+pub(crate) struct Context {
+    raw: NonNull<sys::llama_context>,
+    model: Arc<Model>,
+    /// What the graph's callback writes to. On the heap: llama.cpp keeps its address.
+    tap: Box<Tap>,
+    batch: usize,
+    head: bool,
+}
+
+// SAFETY: a context is used by one thread at a time (`&mut self`), and llama.cpp ties none to a thread.
+unsafe impl Send for Context {}
+// SAFETY: `&self` reads nothing that is written through llama.cpp.
+unsafe impl Sync for Context {}
+
+/// Takes hidden states out of the graph as it is computed.
+struct Tap {
+    hidden: Vec<f32>,
+    /// Whether the rest of the graph, the output head, is left out.
+    stops: bool,
+    /// Whether the tensor was seen where it can be read, in f32.
+    seen: bool,
+}
+
+impl Context {
+    /// A context of `model`; `None` where llama.cpp has no memory for it. It says why to the log.
+    pub(crate) fn new(model: Arc<Model>, params: ContextParams) -> Option<Self> {
+        let mut tap = Box::new(Tap { hidden: Vec::new(), stops: false, seen: false });
+        // SAFETY: takes nothing.
+        let mut raw = unsafe { sys::llama_context_default_params() };
+        raw.n_ctx = params.capacity;
+        raw.n_batch = params.batch;
+        raw.n_ubatch = params.batch;
+        raw.n_seq_max = 1;
+        raw.n_threads = model.threads().count();
+        raw.n_threads_batch = model.threads().count();
+        raw.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+        raw.flash_attn_type = match params.flash_attention {
+            true => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            false => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        };
+        raw.type_k = params.kv_type.id();
+        raw.type_v = params.kv_type.id();
+        raw.swa_full = true;
+        raw.no_perf = true;
+        raw.cb_eval = Some(tapped);
+        raw.cb_eval_user_data = std::ptr::from_mut::<Tap>(&mut tap).cast::<c_void>();
+        // SAFETY: the model lives as long as the context, and so does what the callback is given.
+        let raw = NonNull::new(unsafe { sys::llama_init_from_model(model.as_ptr(), raw) })?;
+        let threads = model.threads().as_ptr();
+        // SAFETY: the context is alive, and the threads live as long as the model that it keeps.
+        let batch = unsafe {
+            sys::llama_attach_threadpool(raw.as_ptr(), threads, threads);
+            sys::llama_n_batch(raw.as_ptr())
+        };
+        let batch = usize::try_from(batch).unwrap_or(1).max(1);
+        Some(Self { raw, model, tap, batch, head: params.head })
+    }
+
+    /// Positions that fit.
+    pub(crate) fn capacity(&self) -> usize {
+        // SAFETY: the context is alive.
+        usize::try_from(unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Runs over token ids at position `at` and after. Each id must be one of the vocabulary, and there must be room. Gives
+    /// hidden states.
+    pub(crate) fn decode_tokens(
+        &mut self,
+        ids: &[u32],
+        at: usize,
+        outputs: Outputs,
+    ) -> Result<Vec<f32>, DecodeFailed> {
+        let mut ids: Vec<i32> = ids.iter().map(|&id| i32::try_from(id).unwrap_or(-1)).collect();
+        let total = ids.len();
+        self.in_batches(total, at, outputs, |range| Fed {
+            tokens: ids.get_mut(range).map_or(std::ptr::null_mut(), <[i32]>::as_mut_ptr),
+            embeddings: std::ptr::null_mut(),
+        })
+    }
+
+    /// The same over embeddings `[n, hidden_dim]`.
+    pub(crate) fn decode_embeddings(
+        &mut self,
+        rows: &[f32],
+        at: usize,
+        outputs: Outputs,
+    ) -> Result<Vec<f32>, DecodeFailed> {
+        let width = self.model.hidden_dim().max(1);
+        let mut rows = rows.to_vec();
+        let total = rows.len() / width;
+        self.in_batches(total, at, outputs, |range| Fed {
+            tokens: std::ptr::null_mut(),
+            embeddings: rows
+                .get_mut(range.start * width..range.end * width)
+                .map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr),
+        })
+    }
+
+    /// Logits of the last position, if the last pass computed them.
+    pub(crate) fn logits(&mut self) -> Option<Vec<f32>> {
+        if self.tap.stops {
+            return None;
+        }
+        // SAFETY: the context is alive.
+        let logits = NonNull::new(unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), -1) })?;
+        // SAFETY: llama.cpp keeps a row of the vocabulary's size until the next pass.
+        Some(unsafe { std::slice::from_raw_parts(logits.as_ptr(), self.model.vocab_size()) }.to_vec())
+    }
+
+    /// Forgets positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) -> bool {
+        let from = i32::try_from(len).unwrap_or(i32::MAX);
+        // SAFETY: the context is alive; its memory lives as long.
+        unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw.as_ptr()), 0, from, -1) }
+    }
+
+    /// Forgets everything, and overwrites its cache: what was there may have been another's, or not finite.
+    pub(crate) fn clear(&mut self) {
+        // SAFETY: the context is alive; its memory lives as long.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.raw.as_ptr()), true) };
+    }
+
+    /// Bytes of its cache in llama.cpp's own layout.
+    pub(crate) fn state_bytes(&mut self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), 0) }
+    }
+
+    /// Copies its cache to `state`. `false` if that is too short.
+    pub(crate) fn state(&mut self, state: &mut [u8]) -> bool {
+        // SAFETY: the buffer is as long as said.
+        let written =
+            unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), state.len(), 0) };
+        written == state.len()
+    }
+
+    /// Puts a cache in place of its own. It must be of this layout, made here: see `state.rs`.
+    pub(crate) fn set_state(&mut self, state: &[u8]) -> bool {
+        // SAFETY: the buffer is as long as said; its content was made by this crate for this context.
+        let read =
+            unsafe { sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), 0) };
+        read == state.len()
+    }
+
+    fn in_batches(
+        &mut self,
+        total: usize,
+        at: usize,
+        outputs: Outputs,
+        mut feed: impl FnMut(std::ops::Range<usize>) -> Fed,
+    ) -> Result<Vec<f32>, DecodeFailed> {
+        self.tap.hidden.clear();
+        let mut from = 0;
+        while from < total {
+            let to = total.min(from + self.batch);
+            let is_last = to == total;
+            self.pass(at + from..at + to, outputs, is_last, feed(from..to))?;
+            from = to;
+        }
+        Ok(std::mem::take(&mut self.tap.hidden))
+    }
+
+    /// One pass over positions.
+    fn pass(
+        &mut self,
+        positions: std::ops::Range<usize>,
+        outputs: Outputs,
+        is_last: bool,
+        fed: Fed,
+    ) -> Result<(), DecodeFailed> {
+        let count = positions.len();
+        let mut at: Vec<i32> = positions.map(|at| i32::try_from(at).unwrap_or(i32::MAX)).collect();
+        let mut sequence = 0_i32;
+        let mut sequences: Vec<*mut i32> = vec![&raw mut sequence; count];
+        let mut counts = vec![1_i32; count];
+        let mut wanted = vec![i8::from(outputs == Outputs::All); count];
+        if let (true, Some(last)) = (is_last, wanted.last_mut()) {
+            *last = 1;
+        }
+        self.tap.stops = outputs == Outputs::All || !self.head;
+        self.tap.seen = false;
+        let batch = sys::llama_batch {
+            n_tokens: i32::try_from(count).unwrap_or(0),
+            token: fed.tokens,
+            embd: fed.embeddings,
+            pos: at.as_mut_ptr(),
+            n_seq_id: counts.as_mut_ptr(),
+            seq_id: sequences.as_mut_ptr(),
+            logits: wanted.as_mut_ptr(),
+        };
+        let threads = self.model.threads().lock();
+        // SAFETY: every array has `n_tokens` entries and lives through the call.
+        let outcome = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
+        drop(threads);
+        match outcome {
+            0 if self.tap.seen || !wanted.contains(&1) => Ok(()),
+            0 => Err(DecodeFailed(i32::MAX)),
+            code => Err(DecodeFailed(code)),
+        }
+    }
+}
+
+/// What a pass is fed: one of the two.
+struct Fed {
+    tokens: *mut i32,
+    embeddings: *mut f32,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: nothing else owns it.
+        unsafe { sys::llama_free(self.raw.as_ptr()) };
+    }
+}
+
+/// Asked for each tensor whether it is wanted, and given it when it is computed.
+unsafe extern "C" fn tapped(tensor: *mut sys::ggml_tensor, ask: bool, tap: *mut c_void) -> bool {
+    // SAFETY: llama.cpp gives a tensor of its graph, whose name ends with a zero byte.
+    let is_hidden = unsafe { CStr::from_ptr(sys::ggml_get_name(tensor)) } == HIDDEN;
+    if ask || !is_hidden {
+        return is_hidden;
+    }
+    // SAFETY: `tap` is what the context was made with, and lives as long; only the thread that decodes is here.
+    let tap = unsafe { &mut *tap.cast::<Tap>() };
+    // SAFETY: as above.
+    let (kind, bytes) = unsafe { ((*tensor).type_, sys::ggml_nbytes(tensor)) };
+    // SAFETY: as above.
+    if kind == sys::GGML_TYPE_F32 && unsafe { sys::ggml_is_contiguous(tensor) } {
+        let from = tap.hidden.len();
+        tap.hidden.resize(from + bytes / size_of::<f32>(), 0.0);
+        if let Some(out) = tap.hidden.get_mut(from..) {
+            // SAFETY: `out` has as many bytes as the tensor.
+            unsafe { sys::ggml_backend_tensor_get(tensor, out.as_mut_ptr().cast::<c_void>(), 0, bytes) };
+        }
+        tap.seen = true;
+    }
+    !tap.stops
+}

@@ -1,0 +1,66 @@
+//! How a model is loaded.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KvType {
+    /// Single precision. With flash attention llama.cpp still rounds keys and values to half precision as it reads them.
+    F32,
+    /// Half precision, llama.cpp's own default.
+    #[default]
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8 bits, in blocks of 32 with a scale. Needs flash attention.
+    Q8,
+}
+
+/// Options of `LlamaCppBackend::load`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Type of the KV cache. f16.
+    pub kv_type: KvType,
+    /// Whether attention is computed without its matrix. Yes.
+    pub flash_attention: bool,
+    /// Positions of a sequence; the model's own number if none, and never more.
+    pub context: Option<usize>,
+    /// Layers on the GPU, where llama.cpp was built for one. None.
+    pub gpu_layers: u32,
+    /// Threads of a pass. If none, all processors, but for small models only as many as have enough to do.
+    pub threads: Option<usize>,
+    /// Name that the model announces; if none, the file's.
+    pub model_id: Option<String>,
+    /// Who tries a file that was not seen before, since a damaged one can end the process. Nobody by default: then only load
+    /// files that you trust.
+    pub probe: Option<Probe>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            kv_type: KvType::default(),
+            flash_attention: true,
+            context: None,
+            gpu_layers: 0,
+            threads: None,
+            model_id: None,
+            probe: None,
+        }
+    }
+}
+
+/// A program that tries files: it is run with `args` and the path of the file, calls `try_file`, and exits with 0, or says why
+/// not on stderr and exits with another code.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The program.
+    pub program: PathBuf,
+    /// What comes before the path.
+    pub args: Vec<OsString>,
+    /// Where it is kept which files were tried, by path, size and modification time. Each is tried every time if none.
+    pub cache_dir: Option<PathBuf>,
+}

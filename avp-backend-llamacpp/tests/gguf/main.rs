@@ -1,0 +1,8 @@
+//! GGUF files judged and read.
+
+mod models;
+mod refusals;
+mod round_trip;
+mod tensors;
+mod vocabulary;
+mod writer;
