@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use avp_backend::{BackendError, Filled};
+use avp_backend::{BackendError, Filled, KvRange};
 
 use crate::ffi::Context;
-use crate::image::{Image, no_memory};
+use crate::image::{Image, Planes, no_memory};
 use crate::loaded::Loaded;
 
 /// Positions of a sequence: in a context of llama.cpp, in an image, or in both.
@@ -49,7 +49,10 @@ impl Cache {
             let context = self.context.as_mut().ok_or_else(|| no_memory(capacity))?;
             match image {
                 Some(image) => image.load_into(&self.model, context, len)?,
-                None => context.clear(),
+                None => {
+                    context.clear();
+                    context.begin(0);
+                }
             }
             self.is_loaded = true;
         }
@@ -72,8 +75,30 @@ impl Cache {
         self.filled.fill(Filled::prefix_of(len));
     }
 
+    /// Canonical KV of `range` of the `len` positions: see [`Planes::read`].
+    pub(crate) fn read(
+        &mut self,
+        len: usize,
+        range: &KvRange,
+        each: usize,
+        out: &mut [u8],
+    ) -> Result<(), BackendError> {
+        if let (None, true, Some(context)) = (&self.image, self.is_loaded, &mut self.context)
+            && let Some(planes) = Planes::of(&self.model, context, len)
+        {
+            return planes.read(&self.model, range, each, out);
+        }
+        let image = self.image(len)?;
+        image.planes(&self.model).read(&self.model, range, each, out)?;
+        if self.is_loaded && range.layers.end == self.model.layout.layers && range.tokens.end == len {
+            // The last part was asked for: what llama.cpp holds is not needed twice any more.
+            self.image = None;
+        }
+        Ok(())
+    }
+
     /// An image of the first `len` positions or more.
-    pub(crate) fn image(&mut self, len: usize) -> Result<Arc<Image>, BackendError> {
+    fn image(&mut self, len: usize) -> Result<Arc<Image>, BackendError> {
         if let Some(image) = &self.image {
             return Ok(Arc::clone(image));
         }
@@ -84,27 +109,27 @@ impl Cache {
         Ok(image)
     }
 
-    /// Lets the image go where the context holds the same.
-    pub(crate) fn forget_image(&mut self) {
-        if self.is_loaded {
-            self.image = None;
-        }
-    }
-
-    /// The image to write imports to, with room for `capacity` positions. What is written is in it alone.
-    pub(crate) fn image_mut(&mut self, len: usize, capacity: usize) -> Result<&mut Image, BackendError> {
+    /// The image to write imports to, of `end` positions or more. It grows by half at least, up to `capacity`, and is no larger
+    /// than what has come where that can be: llama.cpp takes such an image as it is. What is written is in it alone.
+    pub(crate) fn image_mut(
+        &mut self,
+        len: usize,
+        end: usize,
+        capacity: usize,
+    ) -> Result<&mut Image, BackendError> {
         let reach = self.filled.iter().map(Filled::reach).max().unwrap_or(0);
         let mut image = match (self.image.take(), reach) {
-            (None, 0) => Arc::new(Image::new(&self.model, capacity)?),
+            (None, 0) => Arc::new(Image::new(&self.model, end)?),
             (None, _) => self.image(len)?,
             (Some(image), _) => image,
         };
-        if image.cells() < capacity || Arc::get_mut(&mut image).is_none() {
-            let cells = capacity.max(image.cells());
+        if image.cells() < end || Arc::get_mut(&mut image).is_none() {
+            let ahead = image.cells() + image.cells() / 2;
+            let cells = if image.cells() < end { ahead.min(capacity).max(end) } else { image.cells() };
             image = Arc::new(image.resized(&self.model, cells, reach.min(image.cells()))?);
         }
         self.is_loaded = false;
-        Arc::get_mut(self.image.insert(image)).ok_or_else(|| no_memory(capacity))
+        Arc::get_mut(self.image.insert(image)).ok_or_else(|| no_memory(end))
     }
 
     fn give_back(&mut self) {

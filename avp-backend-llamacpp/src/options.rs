@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,7 @@ impl Default for LoadOptions {
 /// A program that tries files: it is run with `args` and the path of the file, calls `try_file`, and exits with 0, or says why
 /// not on stderr and exits with another code.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Probe {
     /// The program.
     pub program: PathBuf,
@@ -63,4 +65,14 @@ pub struct Probe {
     pub args: Vec<OsString>,
     /// Where it is kept which files were tried, by path, size and modification time. Each is tried every time if none.
     pub cache_dir: Option<PathBuf>,
+    /// How long a file may take; then the program is ended and the file refused. 120 s.
+    pub patience: Duration,
+}
+
+impl Probe {
+    /// `program`, run with `args` and the path.
+    pub fn new(program: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self { program: program.into(), args, cache_dir: None, patience: Duration::from_secs(120) }
+    }
 }

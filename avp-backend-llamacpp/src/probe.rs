@@ -12,8 +12,6 @@ use avp_backend::BackendError;
 use crate::options::Probe;
 use crate::shown::shown;
 
-/// How long a file may take to be tried; large ones are mapped, not read.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How long what the process has said is waited for once it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The longest pause between two looks at the process.
@@ -70,8 +68,8 @@ impl Probe {
         let io = |source| BackendError::Io { path: self.program.clone(), source };
         let mut child = command.spawn().map_err(io)?;
         let said = child.stderr.take().map(Said::read);
-        let Some(status) = wait(&mut child).map_err(io)? else {
-            let problem = format!("is not loaded within {} s; convert it again", PATIENCE.as_secs());
+        let Some(status) = wait(&mut child, self.patience).map_err(io)? else {
+            let problem = format!("is not loaded within {} s; convert it again", self.patience.as_secs());
             return Err(fault(path, problem));
         };
         if status.success() {
@@ -84,7 +82,7 @@ impl Probe {
             path,
             match signal(status) {
                 Some(signal) => {
-                    let words = shown(last);
+                    let words = shown(&without_folder(last));
                     format!("ends llama.cpp (signal {signal}: {words}); convert it or copy it again")
                 }
                 // Of this program, which escapes what it quotes.
@@ -173,14 +171,14 @@ impl Said {
 }
 
 /// The end of the process; `None` where it had to be ended.
-fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, patience: Duration) -> std::io::Result<Option<ExitStatus>> {
     let since = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if since.elapsed() >= PATIENCE {
+        if since.elapsed() >= patience {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -188,6 +186,13 @@ fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
         std::thread::sleep(pause);
         pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
+}
+
+/// A message of a C program, which begins with the place in its source, less the folder that it was built in.
+fn without_folder(said: &str) -> String {
+    let (place, rest) = said.split_once(' ').unwrap_or((said, ""));
+    let file = place.rsplit(['/', '\\']).next().unwrap_or(place);
+    format!("{file} {rest}")
 }
 
 #[cfg(unix)]

@@ -131,13 +131,7 @@ impl Sequence for LlamaCppSequence {
         if each == 0 {
             return Ok(());
         }
-        let image = self.lock().image(self.len)?;
-        image.read(&self.model, range, each, out)?;
-        if range.layers.end == self.model.layout.layers && range.tokens.end == self.len {
-            // The last part of the cache was asked for: what llama.cpp holds is not needed twice any more.
-            self.lock().forget_image();
-        }
-        Ok(())
+        self.lock().read(self.len, range, each, out)
     }
 
     fn import_kv(&mut self, range: &KvRange, dtype: KvDtype, bytes: &[u8]) -> Result<(), BackendError> {
@@ -158,7 +152,7 @@ impl Sequence for LlamaCppSequence {
         self.own()?;
         let (model, len, capacity) = (Arc::clone(&self.model), self.len, self.capacity);
         let mut cache = self.lock();
-        cache.image_mut(len, capacity)?.write(&model, range, dtype, each, bytes)?;
+        cache.image_mut(len, range.tokens.end, capacity)?.write(&model, range, dtype, each, bytes)?;
         for filled in cache.filled.get_mut(range.layers.clone()).unwrap_or_default() {
             filled.add(&range.tokens);
         }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use avp_backend_llamacpp::{LlamaCppBackend, LoadOptions, Probe};
 
@@ -10,11 +11,9 @@ const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/gguf/avp-demo
 
 /// Another process that does what `script` says with the file `$1`.
 fn probe(script: &str, cache_dir: Option<&Path>) -> Probe {
-    Probe {
-        program: "/bin/sh".into(),
-        args: ["-c", script, "probe"].map(Into::into).to_vec(),
-        cache_dir: cache_dir.map(Path::to_owned),
-    }
+    let mut probe = Probe::new("/bin/sh", ["-c", script, "probe"]);
+    probe.cache_dir = cache_dir.map(Path::to_owned);
+    probe
 }
 
 fn load(file: &Path, probe: Probe) -> Result<(), String> {
@@ -37,7 +36,7 @@ fn what_the_other_process_says_and_how_it_ends_is_the_error() {
     let refused = |script: &str| load(&file, probe(script, Some(folder.path()))).unwrap_err();
     let said = refused("echo before >&2; echo \"error: $1: has no weights; convert it again\" >&2; exit 1");
     assert_eq!(said, format!("{path}: has no weights; convert it again"));
-    let ended = refused("echo 'ggml.c:1: GGML_ASSERT(x) failed' >&2; kill -ABRT $$");
+    let ended = refused("echo '/a/folder/ggml.c:1: GGML_ASSERT(x) failed' >&2; kill -ABRT $$");
     assert!(ended.contains("ends llama.cpp (signal 6: ggml.c:1: GGML_ASSERT(x) failed)"), "{ended}");
     let silent = refused("exit 3");
     assert!(silent.contains("refused when it is tried") && silent.contains('3'), "{silent}");
@@ -46,6 +45,9 @@ fn what_the_other_process_says_and_how_it_ends_is_the_error() {
     // Nobody waits for those that it leaves behind.
     let left = refused("sleep 30 & echo gone >&2; exit 1");
     assert_eq!(left, format!("{path}: gone"));
+    let mut slow = probe("exec sleep 30", None);
+    slow.patience = Duration::from_secs(1);
+    assert_eq!(load(&file, slow).unwrap_err(), format!("{path}: is not loaded within 1 s; convert it again"));
     let mut none = probe("", None);
     none.program = folder.path().join("no program");
     assert!(load(&file, none).unwrap_err().contains("no program"));

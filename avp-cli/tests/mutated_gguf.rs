@@ -126,11 +126,7 @@ fn damaged_files_are_errors_or_models_that_work_and_never_the_end_of_who_loads_t
     let wholes = ["avp-demo-qwen2-s-q8_0", "avp-demo-qwen2-s-f16"].map(Whole::read);
     let mut options = ModelOptions::default();
     options.threads = Some(1);
-    options.probe = Some(Probe {
-        program: env!("CARGO_BIN_EXE_avp").into(),
-        args: vec!["probe-gguf".into()],
-        cache_dir: None,
-    });
+    options.probe = Some(Probe::new(env!("CARGO_BIN_EXE_avp"), ["probe-gguf"]));
     let load = |path: &Path| load_backend(path.to_str().unwrap(), &options);
     works(load(&gguf("avp-demo-qwen2-s-q8_0")).unwrap().as_ref());
 

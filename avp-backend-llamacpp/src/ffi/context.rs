@@ -9,6 +9,9 @@ use llama_cpp_sys_2 as sys;
 use super::Model;
 use crate::gguf::GgmlType;
 
+/// The sequence that is computed, and one that keeps cells taken between two users of a context.
+const SEQUENCE: i32 = 0;
+const KEEPER: i32 = 1;
 /// The tensor that the output head multiplies.
 const HIDDEN: &CStr = c"result_norm";
 
@@ -46,6 +49,10 @@ pub(crate) struct Context {
     tap: Box<Tap>,
     batch: usize,
     head: bool,
+    /// Cells from the first on that the keeper has, each with the position of its number.
+    kept: usize,
+    /// Whether nothing was written since it was made or cleared.
+    is_clear: bool,
 }
 
 // SAFETY: a context is used by one thread at a time (`&mut self`), and llama.cpp ties none to a thread.
@@ -56,22 +63,48 @@ unsafe impl Sync for Context {}
 /// Takes hidden states out of the graph as it is computed.
 struct Tap {
     hidden: Vec<f32>,
+    /// K and V of each layer as the graph shows them; null where they were not seen.
+    planes: Vec<[*const sys::ggml_tensor; 2]>,
     /// Whether the rest of the graph, the output head, is left out.
     stops: bool,
     /// Whether the tensor was seen where it can be read, in f32.
     seen: bool,
 }
 
+impl Tap {
+    /// Keeps a tensor of the cache. Its name says what it is.
+    ///
+    /// # Safety
+    /// `tensor` is null or alive.
+    unsafe fn see(&mut self, tensor: *const sys::ggml_tensor) {
+        if tensor.is_null() {
+            return;
+        }
+        // SAFETY: the tensor is alive, and its name ends with a zero byte.
+        let name = unsafe { CStr::from_ptr(sys::ggml_get_name(tensor)) }.to_bytes();
+        for (half, prefix) in [b"cache_k_l", b"cache_v_l"].into_iter().enumerate() {
+            let layer = name.strip_prefix(prefix).and_then(|layer| std::str::from_utf8(layer).ok());
+            let layer = layer.and_then(|layer| layer.parse::<usize>().ok());
+            let planes = layer.and_then(|layer| self.planes.get_mut(layer));
+            if let Some(plane) = planes.and_then(|planes| planes.get_mut(half)) {
+                *plane = tensor;
+            }
+        }
+    }
+}
+
 impl Context {
     /// A context of `model`; `None` where llama.cpp has no memory for it. It says why to the log.
     pub(crate) fn new(model: Arc<Model>, params: ContextParams) -> Option<Self> {
-        let mut tap = Box::new(Tap { hidden: Vec::new(), stops: false, seen: false });
+        let planes = vec![[std::ptr::null(); 2]; model.layers()];
+        let mut tap = Box::new(Tap { hidden: Vec::new(), planes, stops: false, seen: false });
         // SAFETY: takes nothing.
         let mut raw = unsafe { sys::llama_context_default_params() };
         raw.n_ctx = params.capacity;
         raw.n_batch = params.batch;
         raw.n_ubatch = params.batch;
-        raw.n_seq_max = 1;
+        raw.n_seq_max = 2;
+        raw.kv_unified = true;
         raw.n_threads = model.threads().count();
         raw.n_threads_batch = model.threads().count();
         raw.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
@@ -94,7 +127,7 @@ impl Context {
             sys::llama_n_batch(raw.as_ptr())
         };
         let batch = usize::try_from(batch).unwrap_or(1).max(1);
-        Some(Self { raw, model, tap, batch, head: params.head })
+        Some(Self { raw, model, tap, batch, head: params.head, kept: 0, is_clear: true })
     }
 
     /// Positions that fit.
@@ -151,35 +184,90 @@ impl Context {
     /// Forgets positions from `len` on.
     pub(crate) fn truncate(&mut self, len: usize) -> bool {
         let from = i32::try_from(len).unwrap_or(i32::MAX);
-        // SAFETY: the context is alive; its memory lives as long.
-        unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw.as_ptr()), 0, from, -1) }
+        // SAFETY: the memory is this context's.
+        unsafe { sys::llama_memory_seq_rm(self.memory(), SEQUENCE, from, -1) }
     }
 
-    /// Forgets everything, and overwrites its cache: what was there may have been another's, or not finite.
+    /// Forgets everything, and overwrites its cache: what was there may have been another's, or not finite. Cells that were
+    /// taken stay so for [`take`](Self::take), where they can be written from here.
     pub(crate) fn clear(&mut self) {
+        if std::mem::replace(&mut self.is_clear, true) {
+            return;
+        }
+        let memory = self.memory();
+        // SAFETY: as above.
+        let len = unsafe { sys::llama_memory_seq_pos_max(memory, SEQUENCE) } + 1;
+        let Some(planes) = self.planes_mut() else {
+            // SAFETY: as above.
+            return unsafe { sys::llama_memory_clear(memory, true) };
+        };
+        planes.into_iter().flatten().for_each(|plane| plane.fill(0));
+        // SAFETY: as above.
+        unsafe {
+            sys::llama_memory_seq_cp(memory, SEQUENCE, KEEPER, -1, -1);
+            sys::llama_memory_seq_rm(memory, SEQUENCE, -1, -1);
+        }
+        self.kept = usize::try_from(len).unwrap_or(0);
+    }
+
+    /// Begins with `len` positions from 0 on, whose elements must be written before the next pass: gives K and V of each layer
+    /// as [`planes`](Self::planes) does. `None` where that many cells were not kept when it was [cleared](Self::clear), and for
+    /// 0; then it is empty. llama.cpp itself takes cells by a pass or with a state alone.
+    pub(crate) fn begin(&mut self, len: usize) -> Option<Vec<[&mut [u8]; 2]>> {
+        let has = 0 < len && len <= std::mem::take(&mut self.kept);
+        let memory = self.memory();
+        self.is_clear = false;
+        // SAFETY: the memory is this context's.
+        unsafe {
+            if has {
+                let end = i32::try_from(len).unwrap_or(i32::MAX);
+                sys::llama_memory_seq_cp(memory, KEEPER, SEQUENCE, 0, end);
+            }
+            sys::llama_memory_seq_rm(memory, KEEPER, -1, -1);
+        }
+        if has { self.planes_mut() } else { None }
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
         // SAFETY: the context is alive; its memory lives as long.
-        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.raw.as_ptr()), true) };
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
     }
 
     /// Bytes of its cache in llama.cpp's own layout.
     pub(crate) fn state_bytes(&mut self) -> usize {
         // SAFETY: the context is alive.
-        unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), 0) }
+        unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), SEQUENCE) }
     }
 
     /// Copies its cache to `state`. `false` if that is too short.
     pub(crate) fn state(&mut self, state: &mut [u8]) -> bool {
         // SAFETY: the buffer is as long as said.
-        let written =
-            unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), state.len(), 0) };
+        let written = unsafe {
+            sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), state.len(), SEQUENCE)
+        };
         written == state.len()
+    }
+
+    /// K and V of each layer where llama.cpp keeps them: as many cells as the cache has, position `i` in cell `i`, elements as in
+    /// a state. `None` before the first pass, and where they are not in this process's memory.
+    pub(crate) fn planes(&self) -> Option<Vec<[&[u8]; 2]>> {
+        // SAFETY: the memory lives as long as the context, and is written through `&mut self` alone.
+        let plane = |tensor| Some(unsafe { elements(tensor)?.as_ref() });
+        self.tap.planes.iter().map(|[k, v]| Some([plane(*k)?, plane(*v)?])).collect()
+    }
+
+    fn planes_mut(&mut self) -> Option<Vec<[&mut [u8]; 2]>> {
+        // SAFETY: as above, and no two tensors of a cache share memory.
+        let plane = |tensor| Some(unsafe { elements(tensor)?.as_mut() });
+        self.tap.planes.iter().map(|[k, v]| Some([plane(*k)?, plane(*v)?])).collect()
     }
 
     /// Puts a cache in place of its own. It must be of this layout, made here: see `state.rs`.
     pub(crate) fn set_state(&mut self, state: &[u8]) -> bool {
         // SAFETY: the buffer is as long as said; its content was made by this crate for this context.
-        let read =
-            unsafe { sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), 0) };
+        let read = unsafe {
+            sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), SEQUENCE)
+        };
         read == state.len()
     }
 
@@ -211,7 +299,7 @@ impl Context {
     ) -> Result<(), DecodeFailed> {
         let count = positions.len();
         let mut at: Vec<i32> = positions.map(|at| i32::try_from(at).unwrap_or(i32::MAX)).collect();
-        let mut sequence = 0_i32;
+        let mut sequence = SEQUENCE;
         let mut sequences: Vec<*mut i32> = vec![&raw mut sequence; count];
         let mut counts = vec![1_i32; count];
         let mut wanted = vec![i8::from(outputs == Outputs::All); count];
@@ -241,6 +329,21 @@ impl Context {
     }
 }
 
+/// The memory of a tensor, if it is one piece in this process.
+///
+/// # Safety
+/// `tensor` is null or alive.
+unsafe fn elements(tensor: *const sys::ggml_tensor) -> Option<NonNull<[u8]>> {
+    // SAFETY: as said above.
+    let tensor = unsafe { tensor.as_ref() }?;
+    // SAFETY: the tensor is alive, and so is its buffer.
+    let is_here =
+        unsafe { sys::ggml_is_contiguous(tensor) && sys::ggml_backend_buffer_is_host(tensor.buffer) };
+    let data = NonNull::new(tensor.data.cast::<u8>()).filter(|_| is_here)?;
+    // SAFETY: the tensor is alive.
+    Some(NonNull::slice_from_raw_parts(data, unsafe { sys::ggml_nbytes(tensor) }))
+}
+
 /// What a pass is fed: one of the two.
 struct Fed {
     tokens: *mut i32,
@@ -256,13 +359,17 @@ impl Drop for Context {
 
 /// Asked for each tensor whether it is wanted, and given it when it is computed.
 unsafe extern "C" fn tapped(tensor: *mut sys::ggml_tensor, ask: bool, tap: *mut c_void) -> bool {
+    // SAFETY: `tap` is what the context was made with, and lives as long; only the thread that decodes is here.
+    let tap = unsafe { &mut *tap.cast::<Tap>() };
     // SAFETY: llama.cpp gives a tensor of its graph, whose name ends with a zero byte.
     let is_hidden = unsafe { CStr::from_ptr(sys::ggml_get_name(tensor)) } == HIDDEN;
+    if ask {
+        // SAFETY: what a tensor is a view of lives as long as the tensor.
+        unsafe { tap.see((*tensor).view_src) };
+    }
     if ask || !is_hidden {
         return is_hidden;
     }
-    // SAFETY: `tap` is what the context was made with, and lives as long; only the thread that decodes is here.
-    let tap = unsafe { &mut *tap.cast::<Tap>() };
     // SAFETY: as above.
     let (kind, bytes) = unsafe { ((*tensor).type_, sys::ggml_nbytes(tensor)) };
     // SAFETY: as above.

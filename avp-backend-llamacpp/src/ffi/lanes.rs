@@ -6,51 +6,45 @@ use half::f16;
 const BLOCK_BYTES: usize = 34;
 const BLOCK: usize = 32;
 
+/// Does work with the registers of AVX2 where the processor has them: what is compiled for any x86-64 has SSE2 alone. What is to be
+/// wide must be inlined into `work`.
+#[inline(always)]
+pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, which is all that the function asks for.
+            return unsafe { avx2(work) };
+        }
+    }
+    work()
+}
+
 /// `sum += weight * values`.
 pub(crate) fn add_scaled(sum: &mut [f32], values: &[f32], weight: f32) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, which is all that the function asks for.
-        return unsafe { add_scaled_avx2(sum, values, weight) };
-    }
-    add_scaled_anywhere(sum, values, weight);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn add_scaled_avx2(sum: &mut [f32], values: &[f32], weight: f32) {
-    add_scaled_anywhere(sum, values, weight);
-}
-
-#[inline(always)]
-fn add_scaled_anywhere(sum: &mut [f32], values: &[f32], weight: f32) {
-    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+    wide(
+        #[inline(always)]
+        || sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value),
+    );
 }
 
 /// Unpacks blocks of q8_0. ggml's own function for it is compiled for any processor.
-pub(crate) fn unpack_q8(blocks: &[u8], out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, which is all that the function asks for.
-        return unsafe { unpack_q8_avx2(blocks, out) };
-    }
-    unpack_q8_anywhere(blocks, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn unpack_q8_avx2(blocks: &[u8], out: &mut [f32]) {
-    unpack_q8_anywhere(blocks, out);
-}
-
 #[inline(always)]
-fn unpack_q8_anywhere(blocks: &[u8], out: &mut [f32]) {
+pub(crate) fn unpack_q8(blocks: &[u8], out: &mut [f32]) {
     for (block, out) in blocks.as_chunks::<BLOCK_BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
         let Some((scale, quants)) = block.split_first_chunk::<2>() else { return };
         let scale = f16::from_le_bytes(*scale).to_f32();
-        for (out, quant) in out.iter_mut().zip(quants) {
-            *out = f32::from(quant.cast_signed()) * scale;
+        // What is written could be what is read next, for all that the compiler knows: so all of it at once.
+        let mut values = [0.0; BLOCK];
+        for (value, quant) in values.iter_mut().zip(quants) {
+            *value = f32::from(quant.cast_signed()) * scale;
         }
+        *out = values;
     }
 }
 

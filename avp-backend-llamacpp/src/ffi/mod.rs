@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Once;
 
 pub(crate) use context::{Context, ContextParams, Outputs};
-pub(crate) use lanes::{add_scaled, fence, stream};
+pub(crate) use lanes::{add_scaled, fence, stream, unpack_q8, wide};
 pub(crate) use model::{Model, ModelParams};
 pub(crate) use table::{Mapped, Table};
 pub(crate) use threads::Threads;

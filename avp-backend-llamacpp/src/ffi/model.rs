@@ -71,6 +71,12 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_embd(self.as_ptr()) }).unwrap_or(0)
     }
 
+    /// Number of its layers.
+    pub(crate) fn layers(&self) -> usize {
+        // SAFETY: the model is loaded.
+        usize::try_from(unsafe { sys::llama_model_n_layer(self.as_ptr()) }).unwrap_or(0)
+    }
+
     /// Whether its state is more, or something else, than keys and values.
     pub(crate) fn is_recurrent(&self) -> bool {
         // SAFETY: the model is loaded.

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use llama_cpp_sys_2 as sys;
 use memmap2::Mmap;
 
-use super::Threads;
-use super::lanes::unpack_q8;
+use super::{Threads, unpack_q8, wide};
 use crate::gguf::GgmlType;
 
 /// The file, mapped. Its pages are those that llama.cpp maps too.
@@ -87,7 +86,10 @@ impl Table {
             GgmlType::BF16 => unsafe {
                 sys::ggml_cpu_bf16_to_fp32(row.as_ptr().cast(), out.as_mut_ptr(), width)
             },
-            GgmlType::Q8_0 => unpack_q8(row, out),
+            GgmlType::Q8_0 => wide(
+                #[inline(always)]
+                || unpack_q8(row, out),
+            ),
             _ => return self.unpack_blocks(row, out, width),
         }
         true

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use avp_wire::KvDtype;
 
-use crate::ffi::{fence, stream};
+use crate::ffi::{fence, stream, wide};
 use crate::gguf::GgmlType;
 use elements::{Elements, QUANTS, decode_row, encode_row};
 
@@ -131,6 +131,12 @@ impl Layout {
     /// Bytes of a state of so many cells.
     pub(crate) fn state_bytes(&self, cells: usize) -> usize {
         self.planes(cells) + 2 * self.layers * (PLANE_HEAD + cells * self.row_bytes())
+    }
+
+    /// Cells of a plane of so many bytes.
+    pub(crate) fn cells(&self, plane_bytes: usize) -> Option<usize> {
+        let row_bytes = self.row_bytes();
+        (row_bytes > 0 && plane_bytes.is_multiple_of(row_bytes)).then(|| plane_bytes / row_bytes)
     }
 
     /// Everything of a state of so many cells, at positions from 0 on, that is not elements: where it lies and what it is.
@@ -259,23 +265,19 @@ impl Layout {
                 false => (1, self.row_bytes()),
             };
             let len = tokens * unit;
+            let copy = if self.state_bytes(tokens) < LARGE { <[u8]>::copy_from_slice } else { stream };
             for run in 0..runs {
                 let (from_start, to_start) = (run * cells.0 * unit, run * cells.1 * unit);
-                to.get_mut(to_start..to_start + len)?
-                    .copy_from_slice(from.get(from_start..from_start + len)?);
+                copy(to.get_mut(to_start..to_start + len)?, from.get(from_start..from_start + len)?);
             }
         }
+        fence();
         Some(())
     }
 
     /// How elements are copied of which a state has so many cells.
     fn copies(&self, cells: usize) -> fn(&mut [u8], &[u8]) {
         if self.state_bytes(cells) < LARGE { copy_lines } else { stream }
-    }
-
-    /// Whether elements of this half can be moved as they are, one after another.
-    fn is_plain(&self, half: Half) -> bool {
-        self.kind != CacheType::Q8 && !(half == Half::K && self.interleaved)
     }
 
     fn read_plane(
@@ -303,37 +305,36 @@ impl Layout {
             return Some(());
         }
         let row_bytes = self.row_bytes();
-        if self.is_plain(half) {
-            let rows = plane.get(tokens.start * row_bytes..tokens.end * row_bytes)?;
-            let copy = self.copies(cells);
-            for (head, out) in out.chunks_exact_mut(count * dim * size).enumerate() {
-                let part = head * dim * size..(head + 1) * dim * size;
-                for (to, row) in out.chunks_exact_mut(dim * size).zip(rows.chunks_exact(row_bytes)) {
-                    copy(to, row.get(part.clone())?);
+        let rows = plane.get(tokens.start * row_bytes..tokens.end * row_bytes)?;
+        let is_packed = self.kind == CacheType::Q8;
+        let (mut values, mut unpacked) = match is_packed {
+            true => (vec![0.0; self.width()], vec![0; self.width() * size]),
+            false => Default::default(),
+        };
+        let copy = self.copies(cells);
+        let done = wide(
+            #[inline(always)]
+            || {
+                for (i, mut row) in rows.chunks_exact(row_bytes).enumerate() {
+                    if is_packed {
+                        decode_row(self.kind, row, &mut values, self.rotation(half));
+                        elements::put(KvDtype::F32, &values, &mut unpacked);
+                        row = &unpacked;
+                    }
+                    for (head, from) in row.chunks_exact(dim * size).enumerate() {
+                        let at = (head * count + i) * dim * size;
+                        let to = out.get_mut(at..at + dim * size)?;
+                        match half {
+                            Half::K if self.interleaved => elements::split_pairs(size, from, to),
+                            _ => copy(to, from),
+                        }
+                    }
                 }
-            }
-            fence();
-            return Some(());
-        }
-        let mut unpacked = vec![0.0; self.width()];
-        for (i, token) in tokens.clone().enumerate() {
-            let row = plane.get(token * row_bytes..(token + 1) * row_bytes)?;
-            decode_row(self.kind, row, &mut unpacked, self.rotation(half));
-            for head in 0..self.kv_heads {
-                let at = (head * count + i) * dim * size;
-                let to = out.get_mut(at..at + dim * size)?;
-                let values = unpacked.get(head * dim..(head + 1) * dim)?;
-                let dtype = self.kind.canonical();
-                if half == Half::K && self.interleaved {
-                    let (pairs, _) = values.as_chunks::<2>();
-                    let halves = pairs.iter().map(|pair| pair[0]).chain(pairs.iter().map(|pair| pair[1]));
-                    elements::put(dtype, halves, to);
-                } else {
-                    elements::put(dtype, values.iter().copied(), to);
-                }
-            }
-        }
-        Some(())
+                Some(())
+            },
+        );
+        fence();
+        done
     }
 
     fn write_plane(
@@ -357,45 +358,44 @@ impl Layout {
                     vector.unpack(&mut values);
                     for (d, value) in values.iter().enumerate() {
                         let at = ((head * dim + d) * cells + token) * stored;
-                        let one = std::iter::once(*value);
-                        elements::put(self.kind.canonical(), one, plane.get_mut(at..at + stored)?);
+                        let to = plane.get_mut(at..at + stored)?;
+                        elements::put(self.kind.canonical(), std::slice::from_ref(value), to);
                     }
                 }
             }
             return Some(());
         }
         let row_bytes = self.row_bytes();
-        if self.is_plain(half) && from.dtype == self.kind.canonical() {
-            let rows = plane.get_mut(tokens.start * row_bytes..tokens.end * row_bytes)?;
-            let copy = self.copies(cells);
-            for (i, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
-                for (head, to) in row.chunks_exact_mut(dim * given).enumerate() {
-                    copy(to, from.vector((head * count + i) * dim, dim)?.bytes);
-                }
-            }
-            fence();
-            return Some(());
-        }
-        let mut values = vec![0.0; self.width()];
-        let mut halves = vec![0.0; dim];
-        for (i, token) in tokens.clone().enumerate() {
-            let row = plane.get_mut(token * row_bytes..(token + 1) * row_bytes)?;
-            for head in 0..self.kv_heads {
-                let vector = from.vector((head * count + i) * dim, dim)?;
-                let out = values.get_mut(head * dim..(head + 1) * dim)?;
-                if half == Half::K && self.interleaved {
-                    vector.unpack(&mut halves);
-                    let (first, second) = halves.split_at(dim / 2);
-                    for ((pair, a), b) in out.as_chunks_mut::<2>().0.iter_mut().zip(first).zip(second) {
-                        *pair = [*a, *b];
+        let rows = plane.get_mut(tokens.start * row_bytes..tokens.end * row_bytes)?;
+        let is_interleaved = half == Half::K && self.interleaved;
+        let is_as_given = self.kind != CacheType::Q8 && from.dtype == self.kind.canonical();
+        let (mut values, mut pairs) = (vec![0.0; self.width()], vec![0; dim * given]);
+        let copy = self.copies(cells);
+        let done = wide(
+            #[inline(always)]
+            || {
+                for (i, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+                    for head in 0..self.kv_heads {
+                        let mut vector = from.vector((head * count + i) * dim, dim)?;
+                        if is_interleaved {
+                            elements::join_pairs(given, vector.bytes, &mut pairs);
+                            vector.bytes = &pairs;
+                        }
+                        if is_as_given {
+                            copy(row.get_mut(head * dim * given..(head + 1) * dim * given)?, vector.bytes);
+                        } else {
+                            vector.unpack(values.get_mut(head * dim..(head + 1) * dim)?);
+                        }
                     }
-                } else {
-                    vector.unpack(out);
+                    if !is_as_given {
+                        encode_row(self.kind, &mut values, row, self.rotation(half));
+                    }
                 }
-            }
-            encode_row(self.kind, &mut values, row, self.rotation(half));
-        }
-        Some(())
+                Some(())
+            },
+        );
+        fence();
+        done
     }
 }
 

@@ -50,7 +50,7 @@ fn canonical(layout: &Layout, tokens: usize, seed: u32) -> Vec<u8> {
     let count = u32::try_from(2 * layout.width() * tokens).unwrap();
     let value = |i: u32| (f32::from(u16::try_from((i * 37 + seed * 11) % 1009).unwrap()) - 500.0) / 64.0;
     let mut out = vec![0; count as usize * layout.kind.canonical().size()];
-    elements::put(layout.kind.canonical(), (0..count).map(value), &mut out);
+    elements::put(layout.kind.canonical(), &(0..count).map(value).collect::<Vec<_>>(), &mut out);
     out
 }
 

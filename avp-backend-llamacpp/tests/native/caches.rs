@@ -1,7 +1,7 @@
 //! Whatever the type and layout of llama.cpp's cache, the keys and values that come out of it are the same.
 
 use avp_backend::{Backend, Input, KvRange};
-use avp_backend_llamacpp::KvType;
+use avp_backend_llamacpp::{KvType, LlamaCppBackend};
 use avp_wire::KvDtype;
 
 use crate::load;
@@ -12,9 +12,8 @@ const TOKENS: usize = 70;
 /// Canonical keys and values, layer by layer.
 fn captured(shape: &Shape, kv_type: KvType, flash_attention: bool) -> Vec<Vec<f32>> {
     let backend = load(shape.write().path(), kv_type, flash_attention);
-    let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 53 % 256).collect();
     let mut sequence = backend.new_sequence(TOKENS).unwrap();
-    sequence.forward(Input::Tokens(&ids)).unwrap();
+    sequence.forward(Input::Tokens(&ids())).unwrap();
     let identity = &backend.info().identity;
     let elements = 2 * (identity.num_kv_heads * identity.head_dim) as usize * TOKENS;
     let layer = |layer| {
@@ -23,6 +22,10 @@ fn captured(shape: &Shape, kv_type: KvType, flash_attention: bool) -> Vec<Vec<f3
         floats(sequence.kv_dtype(), &out)
     };
     (0..identity.num_layers as usize).map(layer).collect()
+}
+
+fn ids() -> Vec<u32> {
+    (0..TOKENS as u32).map(|i| i * 53 % 256).collect()
 }
 
 fn floats(dtype: KvDtype, bytes: &[u8]) -> Vec<f32> {
@@ -38,6 +41,63 @@ fn floats(dtype: KvDtype, bytes: &[u8]) -> Vec<f32> {
 fn relative_rms(a: &[f32], b: &[f32]) -> f64 {
     let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
     (square(&mut a.iter().zip(b).map(|(a, b)| a - b)) / square(&mut b.iter().copied())).sqrt()
+}
+
+const KINDS: [(KvType, bool); 7] = [
+    (KvType::F32, true),
+    (KvType::F32, false),
+    (KvType::F16, true),
+    (KvType::F16, false),
+    (KvType::Bf16, true),
+    (KvType::Bf16, false),
+    (KvType::Q8, true),
+];
+
+#[test]
+fn a_context_that_a_sequence_has_left_computes_as_a_new_one_does() {
+    for (kv_type, flash_attention) in KINDS {
+        let file = Shape::LLAMA_64.write();
+        let backend = load(file.path(), kv_type, flash_attention);
+        let mut original = backend.new_sequence(TOKENS + 8).unwrap();
+        let mut hidden = vec![original.forward(Input::Tokens(&ids())).unwrap()];
+        let range = |tokens| KvRange { layers: 0..backend.info().identity.num_layers as usize, tokens };
+        let each = {
+            let identity = &backend.info().identity;
+            2 * (identity.num_layers * identity.num_kv_heads * identity.head_dim) as usize
+                * original.kv_dtype().size()
+        };
+        let mut lens = vec![TOKENS];
+        let mut exported = Vec::new();
+        for len in [TOKENS, 20, 1] {
+            let mut bytes = vec![0; each * len];
+            original.export_kv(&range(0..len), &mut bytes).unwrap();
+            exported.push(bytes);
+        }
+        hidden.push(original.forward(Input::Tokens(&[7, 8])).unwrap());
+        // Longer, equal, shorter than what the context held before, and after a sequence that imported nothing.
+        for (bytes, len) in exported.iter().zip([TOKENS, 20, 1]).chain([(&exported[0], TOKENS)]) {
+            let fresh = load(file.path(), kv_type, flash_attention);
+            let dtype = original.kv_dtype();
+            let go_on = |backend: &LlamaCppBackend| {
+                let mut copy = backend.new_sequence(TOKENS + 8).unwrap();
+                copy.import_kv(&range(0..len), dtype, bytes).unwrap();
+                let next = copy.forward(Input::Tokens(&[7, 8])).unwrap();
+                let mut out = vec![0; bytes.len()];
+                copy.export_kv(&range(0..len), &mut out).unwrap();
+                (next, out)
+            };
+            lens.push(len);
+            let expected = go_on(&fresh);
+            assert!(go_on(&backend) == expected, "{kv_type:?}, {flash_attention}: {lens:?}");
+            let mut empty = backend.new_sequence(8).unwrap();
+            let first = empty.forward(Input::Tokens(&[1, 2, 3])).unwrap();
+            let anew = fresh.new_sequence(8).unwrap().forward(Input::Tokens(&[1, 2, 3])).unwrap();
+            assert!(first == anew, "{kv_type:?}, {flash_attention}: empty after {lens:?}");
+            if len == TOKENS {
+                assert!(expected.0 == hidden[1] && expected.1 == exported[0], "{kv_type:?}");
+            }
+        }
+    }
 }
 
 #[test]

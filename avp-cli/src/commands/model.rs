@@ -41,7 +41,9 @@ pub(crate) fn describe(name: &str) -> Result<ModelInfo> {
 /// This program tries GGUF files for itself: `avp probe-gguf`.
 fn probe() -> Result<Probe> {
     let program = env::current_exe().context("cannot find this program's own file")?;
-    Ok(Probe { program, args: vec!["probe-gguf".into()], cache_dir: cache_dir() })
+    let mut probe = Probe::new(program, ["probe-gguf"]);
+    probe.cache_dir = cache_dir();
+    Ok(probe)
 }
 
 /// An error of loading, with options as they are written here.

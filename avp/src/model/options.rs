@@ -57,11 +57,7 @@ pub struct ModelOptions {
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// // In `main`, before anything else: `if let [_, flag, file] = args { if flag == "--probe" { .. try_model(file) .. } }`
     /// let mut options = ModelOptions::default();
-    /// options.probe = Some(Probe {
-    ///     program: std::env::current_exe()?,
-    ///     args: vec!["--probe".into()],
-    ///     cache_dir: Some("cache".into()),
-    /// });
+    /// options.probe = Some(Probe::new(std::env::current_exe()?, ["--probe"]));
     /// # Ok(()) }
     /// ```
     pub probe: Option<Probe>,
@@ -106,10 +102,10 @@ impl ModelOptions {
         options.gpu_layers = self.gpu_layers.unwrap_or(options.gpu_layers);
         options.threads = self.threads;
         options.flash_attention = self.flash_attention.unwrap_or(options.flash_attention);
-        options.probe = self
-            .probe
-            .clone()
-            .map(|probe| Probe { cache_dir: probe.cache_dir.or_else(|| self.cache_dir.clone()), ..probe });
+        options.probe = self.probe.clone();
+        if let Some(Probe { cache_dir: none @ None, .. }) = &mut options.probe {
+            none.clone_from(&self.cache_dir);
+        }
         Ok(options)
     }
 }

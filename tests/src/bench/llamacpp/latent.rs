@@ -29,7 +29,7 @@ pub(super) fn measure(group: &mut Group, name: &str, backend: &LlamaCppBackend) 
     describe(group, name, backend, &hidden.borrow())?;
     let mut tokens = steps.iter().cycle();
     let left_out = left_out_bound(backend);
-    let mut sides: [Side<'_>; 4] = [
+    let mut sides: [Side<'_>; 5] = [
         Box::new(|| {
             seconds_of_one(STEPS, || {
                 let token = tokens.next().copied().unwrap_or_default();
@@ -37,6 +37,7 @@ pub(super) fn measure(group: &mut Group, name: &str, backend: &LlamaCppBackend) 
                 Ok(backend.logits(&hidden)?)
             })
         }),
+        Box::new(|| seconds_of_one(STEPS, || Ok(backend.logits(&hidden.borrow())?))),
         Box::new(|| seconds_of_one(STEPS, || Ok(projection.apply(backend, &hidden.borrow())?))),
         Box::new(|| {
             let hidden = hidden.borrow();
@@ -57,32 +58,30 @@ pub(super) fn measure(group: &mut Group, name: &str, backend: &LlamaCppBackend) 
         }),
     ];
     let samples = alternate(ROUNDS, &mut sides)?;
-    let [decode, projection, dense, step] = &samples[..] else { unreachable!() };
-    let more: Vec<f64> = step.iter().zip(decode).map(|(step, decode)| (step - decode).max(0.0)).collect();
+    let [decode, logits, projection, dense, step] = &samples[..] else { unreachable!() };
+    let of_rounds =
+        |seconds: &dyn Fn(usize) -> f64| (0..ROUNDS).map(|i| seconds(i).max(0.0)).collect::<Vec<_>>();
+    // A decode step has logits too, from which the projection goes on.
+    let further = of_rounds(&|i| projection[i] - logits[i]);
+    let sum = of_rounds(&|i| decode[i] - logits[i] + projection[i]);
+    let times = |what: &str, seconds: &[f64]| Figure::milliseconds(format!("{name}, {what}"), seconds);
     group.figures.extend([
-        Figure::milliseconds(format!("{name}, latent step"), step)
-            .cost_beside("a decode step", step, decode)
+        times("latent step", step)
+            .cost_beside("a decode step and the projection", step, &sum)
             .target(Bound::RatioAtMost(1.1)),
-        Figure::milliseconds(format!("{name}, what the projection adds to a pass and its logits"), &more)
-            .cost_beside("latent step", &more, step)
+        times("latent step", step).cost_beside("a decode step", step, decode),
+        times("projection, from the logits on", &further)
+            .cost_beside("latent step", &further, step)
             .target(Bound::RatioAtMost(0.15)),
-        Figure::milliseconds(format!("{name}, projection with its logits"), projection).cost_beside(
-            "latent step",
-            projection,
-            step,
-        ),
-        Figure::milliseconds(format!("{name}, projection with its logits, dense mix"), dense).cost_beside(
-            "latent step",
-            dense,
-            step,
-        ),
+        times("projection with its logits", projection).cost_beside("latent step", projection, step),
+        times("projection with its logits, dense mix", dense).cost_beside("latent step", dense, step),
     ]);
     Ok(())
 }
 
 pub(super) fn notes(group: &mut Group) {
     group.note(format!(
-        "latent step: LatentProjection::apply and Sequence::forward of its embedding; median of {ROUNDS} alternating rounds of {STEPS} calls between positions {FROM} and {CAPACITY}; a decode step is Sequence::forward of a token and Backend::logits; the projection is logits, softmax and the sum of the rows that it keeps; by a dense mix, at temperature {WARM}, of all rows"
+        "latent step: LatentProjection::apply and Sequence::forward of its embedding; median of {ROUNDS} alternating rounds of {STEPS} calls between positions {FROM} and {CAPACITY}; a decode step is Sequence::forward of a token and Backend::logits; the projection is softmax and the sum of the rows that it keeps, from logits that a decode step has too; by a dense mix, at temperature {WARM}, of all rows"
     ));
 }
 
