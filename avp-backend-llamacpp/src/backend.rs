@@ -9,7 +9,7 @@ use avp_backend::{Backend, BackendError, ModelInfo, RealignmentProducts, Sequenc
 use avp_handshake::ModelIdentity;
 
 use crate::codec::GgufCodec;
-use crate::ffi::{Mapped, Model, ModelParams, Table};
+use crate::ffi::{Mapped, Model, ModelParams, Table, has_gpu};
 use crate::gguf::{GgufError, GgufFile, ModelMeta, TensorInfo, TokenKind, Vocabulary};
 use crate::loaded::Loaded;
 use crate::options::{KvType, LoadOptions};
@@ -19,6 +19,11 @@ use crate::state::{CacheType, Layout};
 /// Architectures whose first layer takes the rows of the token table as they are, and whose logits are products with the
 /// output table and nothing more.
 const SUPPORTED: [&str; 3] = ["llama", "qwen2", "qwen3"];
+const WEIGHTS_OF_A_THREAD: u64 = 4 << 20;
+const EMBEDDINGS: &str = "token_embd.weight";
+const OUTPUT: &str = "output.weight";
+/// With it llama.cpp does not mix quantised keys and values, which a cache does not say of itself.
+const NO_ROTATION: &str = "LLAMA_ATTN_ROT_DISABLE";
 /// Keys that would have either scaled.
 const SCALES: [&str; 4] = ["embedding_scale", "logit_scale", "final_logit_softcapping", "residual_scale"];
 
@@ -45,8 +50,7 @@ impl LlamaCppBackend {
         }
         let threads = options.threads.unwrap_or_else(|| threads(&file));
         let params = ModelParams { gpu_layers: options.gpu_layers, threads };
-        let refused =
-            || problem(path, "is refused by llama.cpp; see the log at `debug`, and convert it again");
+        let refused = || problem(path, "is refused by llama.cpp, which says why to the log at `debug`");
         let model = Model::load(path, params).ok_or_else(refused)?;
         check_agrees(path, &model, &meta)?;
         let vocabulary = file.vocabulary().map_err(invalid)?;
@@ -54,10 +58,15 @@ impl LlamaCppBackend {
         let stop_tokens = (0..meta.vocab_size).filter(is_stop).collect();
         let info = ModelInfo { stop_tokens, ..info(&file, &meta, &vocabulary, options) };
         let layout = Layout { interleaved: model.is_interleaved(), ..layout };
-        let loaded = Arc::new(Loaded::new(model, info, layout, tables, options.gpu_layers > 0));
+        let loaded = Arc::new(Loaded::new(model, info, layout, tables, options.gpu_layers > 0 && has_gpu()));
         let codec =
             GgufCodec::new(Arc::clone(&loaded.model), vocabulary.to_map(), vocabulary.pre_tokenizer());
         Ok(Self { loaded, codec })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded)
     }
 
     /// What the model at `path` is, without llama.cpp: of the tokens that end a generation only those that the file names.
@@ -78,12 +87,8 @@ impl LlamaCppBackend {
 fn threads(file: &GgufFile) -> usize {
     let weights: u64 = file.tensors().iter().map(|tensor| tensor.len).sum();
     let worth = usize::try_from(weights / WEIGHTS_OF_A_THREAD).unwrap_or(usize::MAX);
-    rayon::current_num_threads().min(worth)
+    rayon::current_num_threads().min(worth).max(1)
 }
-
-const WEIGHTS_OF_A_THREAD: u64 = 4 << 20;
-const EMBEDDINGS: &str = "token_embd.weight";
-const OUTPUT: &str = "output.weight";
 
 fn invalid(error: GgufError) -> BackendError {
     let problem = error.fault.to_string();
@@ -129,6 +134,9 @@ fn layout(meta: &ModelMeta, options: &LoadOptions) -> Result<Layout, BackendErro
     };
     if kind == CacheType::Q8 && !options.flash_attention {
         return unsupported("a KV cache of q8_0 without flash attention", "q8_0 with flash attention");
+    }
+    if kind == CacheType::Q8 && std::env::var_os(NO_ROTATION).is_some() {
+        return unsupported("a KV cache of q8_0 while LLAMA_ATTN_ROT_DISABLE is set", "q8_0 without it");
     }
     if kind == CacheType::Q8 && !meta.head_dim.is_multiple_of(32) {
         return unsupported("a KV cache of q8_0 for heads of such a width", "widths that 32 divides");
@@ -209,7 +217,7 @@ fn info(file: &GgufFile, meta: &ModelMeta, vocabulary: &Vocabulary<'_>, options:
         max_positions: options.context.map_or(window, |context| context.min(window)),
         tied_embeddings: file.find_tensor(OUTPUT).is_none(),
         dtype: cache_type(options).canonical(),
-        device: "cpu".into(),
+        device: if options.gpu_layers > 0 && has_gpu() { "gpu" } else { "cpu" }.into(),
         stop_tokens: [meta.eos, meta.eot].into_iter().flatten().collect(),
         chat_template: meta.chat_template.clone(),
         special_tokens: HashMap::from_iter(

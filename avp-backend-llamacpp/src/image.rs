@@ -1,6 +1,7 @@
 //! A cache outside of llama.cpp: [`Image`], and what it shares with one inside: [`Planes`].
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
 use avp_backend::{BackendError, KvRange};
@@ -143,22 +144,21 @@ fn cells(layout: &Layout, mut plane_bytes: impl Iterator<Item = usize>) -> Optio
 /// Not on rayon's threads: a caller may hold a lock that another job of its pool waits for, which rayon could start meanwhile.
 fn together<T: Send>(
     bytes: usize,
-    mut jobs: Vec<T>,
+    jobs: Vec<T>,
     work: impl Fn(T) -> Result<(), BackendError> + Sync,
 ) -> Result<(), BackendError> {
     let threads = rayon::current_num_threads().min(jobs.len()).min(bytes / LEAST).max(1);
-    let each = jobs.len().div_ceil(threads);
+    let jobs = Mutex::new(jobs.into_iter());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let all = || std::iter::from_fn(next).try_for_each(&work);
     std::thread::scope(|scope| {
-        let mut running = Vec::new();
-        while jobs.len() > each {
-            let part = jobs.split_off(jobs.len() - each);
-            running.push(scope.spawn(|| part.into_iter().try_for_each(&work)));
-        }
-        let first = jobs.into_iter().try_for_each(&work);
+        // Where a thread does not start, the others do its share.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, all).ok();
+        let started: Vec<_> = (1..threads).filter_map(start).collect();
         let join = |thread: ScopedJoinHandle<'_, Result<(), BackendError>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        running.into_iter().map(join).fold(first, Result::and)
+        started.into_iter().map(join).fold(all(), Result::and)
     })
 }
 

@@ -31,7 +31,7 @@ pub struct LoadOptions {
     pub context: Option<usize>,
     /// Layers on the GPU, where llama.cpp was built for one. None.
     pub gpu_layers: u32,
-    /// Threads of a pass. If none, all processors, but for small models only as many as have enough to do.
+    /// Threads of a pass, no more than there are processors. If none, all of these, but for small models only as many as have enough to do.
     pub threads: Option<usize>,
     /// Name that the model announces; if none, the file's.
     pub model_id: Option<String>,
@@ -63,7 +63,7 @@ pub struct Probe {
     pub program: PathBuf,
     /// What comes before the path.
     pub args: Vec<OsString>,
-    /// Where it is kept which files were tried, by path, size and modification time. Each is tried every time if none.
+    /// Where it is kept which files were tried, by path, size, times and identity. Each is tried every time if none.
     pub cache_dir: Option<PathBuf>,
     /// How long a file may take; then the program is ended and the file refused. 120 s.
     pub patience: Duration,

@@ -19,17 +19,19 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// Most of what the process says that is kept.
 const MOST_SAID: usize = 4096;
 
-/// Loads the file, computes a token with it, and takes text to tokens and back, in this process.
+/// Loads the file with default options, computes tokens and an embedding with it, and takes text to tokens and back, in this process.
 ///
 /// # Errors
 /// As [`LlamaCppBackend::load`](crate::LlamaCppBackend::load).
 pub fn try_file(path: &Path) -> Result<(), BackendError> {
-    use avp_backend::{Backend as _, Input};
+    use avp_backend::{Backend as _, Input, TokenMix};
 
     let options = crate::LoadOptions { threads: Some(1), ..Default::default() };
     let backend = crate::LlamaCppBackend::load(path, &options)?;
-    let hidden = backend.new_sequence(8)?.forward(Input::Tokens(&[0]))?;
-    backend.logits(&hidden)?;
+    let mut sequence = backend.new_sequence(8)?;
+    sequence.forward(Input::Tokens(&[0, 0]))?;
+    let embedding = backend.embed_mix(&[TokenMix::Sparse { ids: &[0], weights: &[1.0] }])?;
+    backend.logits(&sequence.forward(Input::Embeddings(&embedding))?)?;
     let codec = backend.codec();
     codec.encode("Grüße,\n\t千问 😀 \u{1}\u{7f} 0123 it's", true)?;
     let mut ids = 0..u32::try_from(backend.info().vocab_size).unwrap_or(u32::MAX);
@@ -82,7 +84,7 @@ impl Probe {
             path,
             match signal(status) {
                 Some(signal) => {
-                    let words = shown(&without_folder(last));
+                    let words = shown(without_folder(last));
                     format!("ends llama.cpp (signal {signal}: {words}); convert it or copy it again")
                 }
                 // Of this program, which escapes what it quotes.
@@ -189,10 +191,10 @@ fn wait(child: &mut Child, patience: Duration) -> std::io::Result<Option<ExitSta
 }
 
 /// A message of a C program, which begins with the place in its source, less the folder that it was built in.
-fn without_folder(said: &str) -> String {
-    let (place, rest) = said.split_once(' ').unwrap_or((said, ""));
-    let file = place.rsplit(['/', '\\']).next().unwrap_or(place);
-    format!("{file} {rest}")
+fn without_folder(said: &str) -> &str {
+    let place = said.split(": ").next().unwrap_or(said);
+    let folder = place.rfind(['/', '\\']).map_or(0, |at| at.saturating_add(1));
+    said.get(folder..).unwrap_or(said)
 }
 
 #[cfg(unix)]

@@ -167,3 +167,42 @@ impl Sequence for LlamaCppSequence {
         Ok(Box::new(Self { model, cache, len: self.len, capacity: self.capacity }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use avp_backend::{Backend, BackendError, Input, Sequence};
+
+    use super::LlamaCppSequence;
+    use crate::{LlamaCppBackend, LoadOptions};
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/gguf/avp-demo-llama-f16.gguf");
+
+    #[test]
+    fn a_pass_that_fails_leaves_the_sequence_as_it_was() {
+        static FAILS: AtomicBool = AtomicBool::new(false);
+        let backend = LlamaCppBackend::load(DEMO, &LoadOptions::default()).unwrap();
+        let prompt: Vec<u32> = (5..45).collect();
+        let mut expected = backend.new_sequence(64).unwrap();
+        expected.forward(Input::Tokens(&prompt)).unwrap();
+        let expected = expected.forward(Input::Tokens(&[7, 8, 9])).unwrap();
+
+        let loaded = backend.loaded();
+        let mut sequence = LlamaCppSequence::new(loaded, 64).unwrap();
+        sequence.forward(Input::Tokens(&prompt)).unwrap();
+        let len = sequence.len;
+        sequence.lock().load(len, 64).unwrap().fail_while(&FAILS);
+        for ids in [&[1, 2, 3][..], &[4]] {
+            FAILS.store(true, Ordering::SeqCst);
+            let error = sequence.forward(Input::Tokens(ids)).unwrap_err();
+            assert!(matches!(error, BackendError::Engine(_)), "{error}");
+            FAILS.store(false, Ordering::SeqCst);
+            assert_eq!(sequence.len(), prompt.len());
+        }
+        let fork = sequence.fork().unwrap();
+        assert!(sequence.forward(Input::Tokens(&[7, 8, 9])).unwrap() == expected);
+        let mut fork = fork;
+        assert!(fork.forward(Input::Tokens(&[7, 8, 9])).unwrap() == expected);
+    }
+}

@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use avp_backend::{
-    Context, GenerateEvent, GenerateOptions, Prompt, SamplingOptions, ThinkOptions, generate, think,
+    Context, ContextStamp, GenerateEvent, GenerateOptions, Prompt, SamplingOptions, ThinkOptions,
+    VerificationPolicy, generate, think,
 };
 use avp_backend_llamacpp::{LlamaCppBackend, LoadOptions};
+use avp_wire::BufferPool;
 
 /// One life of a model: loaded, made to think, forked by two generations after it, and dropped.
 fn cycle(path: &Path) {
@@ -22,6 +24,9 @@ fn cycle(path: &Path) {
     for question in ["Where does Finn live?", "Where does Anna live?"] {
         generate(&backend, &Prompt::User(question.into()), Some(&context), &options, go_on).unwrap();
     }
+    let frame = context.to_frame(&ContextStamp::default(), &BufferPool::new(0)).unwrap();
+    let copy = Context::from_frame(&frame, &backend, VerificationPolicy::Allow).unwrap();
+    generate(&backend, &Prompt::User("Where does Bob live?".into()), Some(&copy), &options, go_on).unwrap();
 }
 
 /// Memory of this process that is there now, in KiB.

@@ -15,7 +15,13 @@ import numpy as np
 from blake3 import blake3
 
 ARCHITECTURES = {"LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA, "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2}
-PRE = {gguf.MODEL_ARCH.LLAMA: "llama-bpe", gguf.MODEL_ARCH.QWEN2: "qwen2"}
+# How texts are split before the merges, and llama.cpp's name for it.
+SPLITS = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+": "llama-bpe",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+": "qwen2",
+}
 TYPES = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -85,7 +91,25 @@ def add_shape(writer, config, arch):
         writer.add_value_length(head_dim)
 
 
-def add_tokenizer(writer, folder, config, arch):
+def split_name(tokenizer):
+    """llama.cpp's name of the pre-tokenizer. Another one under the same name would give other tokens without a word."""
+    steps = tokenizer["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    kinds = [step.get("type") for step in steps]
+    pattern = steps[0].get("pattern", {}).get("Regex")
+    if kinds != ["Split", "ByteLevel"] or pattern not in SPLITS or tokenizer["normalizer"] not in (None, {"type": "NFC"}):
+        raise SystemExit("this tokenizer is not supported by this tool; use llama.cpp's convert_hf_to_gguf.py")
+    return SPLITS[pattern]
+
+
+def adds_first(tokenizer, token):
+    """Whether `token` is put before every text."""
+    steps = tokenizer["post_processor"] or {}
+    templates = [step["single"] for step in steps.get("processors", [steps]) if step.get("type") == "TemplateProcessing"]
+    return any(template[0].get("SpecialToken", {}).get("id") == token for template in templates if token is not None)
+
+
+def add_tokenizer(writer, folder, config):
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     names = {token: id for token, id in tokenizer["model"]["vocab"].items()}
@@ -97,11 +121,12 @@ def add_tokenizer(writer, folder, config, arch):
     rows = range(max(config["vocab_size"], max(by_id) + 1))
     unused = lambda id: gguf.TokenType.NORMAL if id in by_id else gguf.TokenType.UNUSED
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE[arch])
+    writer.add_tokenizer_pre(split_name(tokenizer))
     writer.add_token_list([by_id.get(id, f"[PAD{id}]") for id in rows])
     writer.add_token_types([types.get(id, unused(id)) for id in rows])
     merges = tokenizer["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    roles = {}
     for role, add in [
         ("bos", writer.add_bos_token_id),
         ("eos", writer.add_eos_token_id),
@@ -111,7 +136,8 @@ def add_tokenizer(writer, folder, config, arch):
         token = token["content"] if isinstance(token, dict) else token
         if token is not None:
             add(names[token])
-    writer.add_add_bos_token(bool(settings.get("add_bos_token", False)))
+        roles[role] = token
+    writer.add_add_bos_token(adds_first(tokenizer, roles["bos"]))
     template = folder / "chat_template.jinja"
     template = template.read_text() if template.exists() else settings.get("chat_template")
     if template:
@@ -154,7 +180,7 @@ def main():
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string("avp.weights", checkpoint.fingerprint())
     add_shape(writer, config, arch)
-    add_tokenizer(writer, args.folder, config, arch)
+    add_tokenizer(writer, args.folder, config)
     add_tensors(writer, checkpoint, config, arch, qtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,19 +1,17 @@
 //! A context of llama.cpp: one sequence with its cache.
 
-use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use llama_cpp_sys_2 as sys;
 
 use super::Model;
+use super::tap::{TapCell, tapped};
 use crate::gguf::GgmlType;
 
 /// The sequence that is computed, and one that keeps cells taken between two users of a context.
 const SEQUENCE: i32 = 0;
 const KEEPER: i32 = 1;
-/// The tensor that the output head multiplies.
-const HIDDEN: &CStr = c"result_norm";
 
 /// Sizes and kinds of a context.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +43,8 @@ pub(crate) struct DecodeFailed(pub(crate) i32);
 pub(crate) struct Context {
     raw: NonNull<sys::llama_context>,
     model: Arc<Model>,
-    /// What the graph's callback writes to. On the heap: llama.cpp keeps its address.
-    tap: Box<Tap>,
+    /// What the graph's callback writes to.
+    tap: TapCell,
     batch: usize,
     head: bool,
     /// Cells from the first on that the keeper has, each with the position of its number.
@@ -57,47 +55,13 @@ pub(crate) struct Context {
 
 // SAFETY: a context is used by one thread at a time (`&mut self`), and llama.cpp ties none to a thread.
 unsafe impl Send for Context {}
-// SAFETY: `&self` reads nothing that is written through llama.cpp.
+// SAFETY: what `&self` reads is written by llama.cpp through `&mut self` alone.
 unsafe impl Sync for Context {}
-
-/// Takes hidden states out of the graph as it is computed.
-struct Tap {
-    hidden: Vec<f32>,
-    /// K and V of each layer as the graph shows them; null where they were not seen.
-    planes: Vec<[*const sys::ggml_tensor; 2]>,
-    /// Whether the rest of the graph, the output head, is left out.
-    stops: bool,
-    /// Whether the tensor was seen where it can be read, in f32.
-    seen: bool,
-}
-
-impl Tap {
-    /// Keeps a tensor of the cache. Its name says what it is.
-    ///
-    /// # Safety
-    /// `tensor` is null or alive.
-    unsafe fn see(&mut self, tensor: *const sys::ggml_tensor) {
-        if tensor.is_null() {
-            return;
-        }
-        // SAFETY: the tensor is alive, and its name ends with a zero byte.
-        let name = unsafe { CStr::from_ptr(sys::ggml_get_name(tensor)) }.to_bytes();
-        for (half, prefix) in [b"cache_k_l", b"cache_v_l"].into_iter().enumerate() {
-            let layer = name.strip_prefix(prefix).and_then(|layer| std::str::from_utf8(layer).ok());
-            let layer = layer.and_then(|layer| layer.parse::<usize>().ok());
-            let planes = layer.and_then(|layer| self.planes.get_mut(layer));
-            if let Some(plane) = planes.and_then(|planes| planes.get_mut(half)) {
-                *plane = tensor;
-            }
-        }
-    }
-}
 
 impl Context {
     /// A context of `model`; `None` where llama.cpp has no memory for it. It says why to the log.
     pub(crate) fn new(model: Arc<Model>, params: ContextParams) -> Option<Self> {
-        let planes = vec![[std::ptr::null(); 2]; model.layers()];
-        let mut tap = Box::new(Tap { hidden: Vec::new(), planes, stops: false, seen: false });
+        let tap = TapCell::new(model.layers());
         // SAFETY: takes nothing.
         let mut raw = unsafe { sys::llama_context_default_params() };
         raw.n_ctx = params.capacity;
@@ -117,7 +81,7 @@ impl Context {
         raw.swa_full = true;
         raw.no_perf = true;
         raw.cb_eval = Some(tapped);
-        raw.cb_eval_user_data = std::ptr::from_mut::<Tap>(&mut tap).cast::<c_void>();
+        raw.cb_eval_user_data = tap.as_ptr();
         // SAFETY: the model lives as long as the context, and so does what the callback is given.
         let raw = NonNull::new(unsafe { sys::llama_init_from_model(model.as_ptr(), raw) })?;
         let threads = model.threads().as_ptr();
@@ -172,7 +136,7 @@ impl Context {
 
     /// Logits of the last position, if the last pass computed them.
     pub(crate) fn logits(&mut self) -> Option<Vec<f32>> {
-        if self.tap.stops {
+        if self.tap.get().stops {
             return None;
         }
         // SAFETY: the context is alive.
@@ -228,6 +192,19 @@ impl Context {
         if has { self.planes_mut() } else { None }
     }
 
+    /// Has passes fail while `is_wanted` is set.
+    #[cfg(test)]
+    pub(crate) fn fail_while(&mut self, is_wanted: &'static std::sync::atomic::AtomicBool) {
+        unsafe extern "C" fn is_set(wanted: *mut std::ffi::c_void) -> bool {
+            // SAFETY: it is the static below.
+            unsafe { &*wanted.cast::<std::sync::atomic::AtomicBool>() }
+                .load(std::sync::atomic::Ordering::SeqCst)
+        }
+        let data = std::ptr::from_ref(is_wanted).cast_mut().cast();
+        // SAFETY: the context is alive, and what the callback is given lives for ever.
+        unsafe { sys::llama_set_abort_callback(self.raw.as_ptr(), Some(is_set), data) };
+    }
+
     fn memory(&self) -> sys::llama_memory_t {
         // SAFETY: the context is alive; its memory lives as long.
         unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
@@ -252,14 +229,14 @@ impl Context {
     /// a state. `None` before the first pass, and where they are not in this process's memory.
     pub(crate) fn planes(&self) -> Option<Vec<[&[u8]; 2]>> {
         // SAFETY: the memory lives as long as the context, and is written through `&mut self` alone.
-        let plane = |tensor| Some(unsafe { elements(tensor)?.as_ref() });
-        self.tap.planes.iter().map(|[k, v]| Some([plane(*k)?, plane(*v)?])).collect()
+        let plane = |plane: NonNull<[u8]>| unsafe { plane.as_ref() };
+        Some(self.tap.get().planes()?.into_iter().map(|planes| planes.map(plane)).collect())
     }
 
     fn planes_mut(&mut self) -> Option<Vec<[&mut [u8]; 2]>> {
-        // SAFETY: as above, and no two tensors of a cache share memory.
-        let plane = |tensor| Some(unsafe { elements(tensor)?.as_mut() });
-        self.tap.planes.iter().map(|[k, v]| Some([plane(*k)?, plane(*v)?])).collect()
+        // SAFETY: as above, and no two tensors of a cache share memory in the architectures that are supported.
+        let plane = |mut plane: NonNull<[u8]>| unsafe { plane.as_mut() };
+        Some(self.tap.get().planes()?.into_iter().map(|planes| planes.map(plane)).collect())
     }
 
     /// Puts a cache in place of its own. It must be of this layout, made here: see `state.rs`.
@@ -278,7 +255,7 @@ impl Context {
         outputs: Outputs,
         mut feed: impl FnMut(std::ops::Range<usize>) -> Fed,
     ) -> Result<Vec<f32>, DecodeFailed> {
-        self.tap.hidden.clear();
+        self.tap.get_mut().hidden.clear();
         let mut from = 0;
         while from < total {
             let to = total.min(from + self.batch);
@@ -286,7 +263,7 @@ impl Context {
             self.pass(at + from..at + to, outputs, is_last, feed(from..to))?;
             from = to;
         }
-        Ok(std::mem::take(&mut self.tap.hidden))
+        Ok(std::mem::take(&mut self.tap.get_mut().hidden))
     }
 
     /// One pass over positions.
@@ -306,8 +283,9 @@ impl Context {
         if let (true, Some(last)) = (is_last, wanted.last_mut()) {
             *last = 1;
         }
-        self.tap.stops = outputs == Outputs::All || !self.head;
-        self.tap.seen = false;
+        let tap = self.tap.get_mut();
+        tap.stops = outputs == Outputs::All || !self.head;
+        tap.seen = false;
         let batch = sys::llama_batch {
             n_tokens: i32::try_from(count).unwrap_or(0),
             token: fed.tokens,
@@ -322,26 +300,11 @@ impl Context {
         let outcome = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
         drop(threads);
         match outcome {
-            0 if self.tap.seen || !wanted.contains(&1) => Ok(()),
+            0 if self.tap.get().seen || !wanted.contains(&1) => Ok(()),
             0 => Err(DecodeFailed(i32::MAX)),
             code => Err(DecodeFailed(code)),
         }
     }
-}
-
-/// The memory of a tensor, if it is one piece in this process.
-///
-/// # Safety
-/// `tensor` is null or alive.
-unsafe fn elements(tensor: *const sys::ggml_tensor) -> Option<NonNull<[u8]>> {
-    // SAFETY: as said above.
-    let tensor = unsafe { tensor.as_ref() }?;
-    // SAFETY: the tensor is alive, and so is its buffer.
-    let is_here =
-        unsafe { sys::ggml_is_contiguous(tensor) && sys::ggml_backend_buffer_is_host(tensor.buffer) };
-    let data = NonNull::new(tensor.data.cast::<u8>()).filter(|_| is_here)?;
-    // SAFETY: the tensor is alive.
-    Some(NonNull::slice_from_raw_parts(data, unsafe { sys::ggml_nbytes(tensor) }))
 }
 
 /// What a pass is fed: one of the two.
@@ -355,32 +318,4 @@ impl Drop for Context {
         // SAFETY: nothing else owns it.
         unsafe { sys::llama_free(self.raw.as_ptr()) };
     }
-}
-
-/// Asked for each tensor whether it is wanted, and given it when it is computed.
-unsafe extern "C" fn tapped(tensor: *mut sys::ggml_tensor, ask: bool, tap: *mut c_void) -> bool {
-    // SAFETY: `tap` is what the context was made with, and lives as long; only the thread that decodes is here.
-    let tap = unsafe { &mut *tap.cast::<Tap>() };
-    // SAFETY: llama.cpp gives a tensor of its graph, whose name ends with a zero byte.
-    let is_hidden = unsafe { CStr::from_ptr(sys::ggml_get_name(tensor)) } == HIDDEN;
-    if ask {
-        // SAFETY: what a tensor is a view of lives as long as the tensor.
-        unsafe { tap.see((*tensor).view_src) };
-    }
-    if ask || !is_hidden {
-        return is_hidden;
-    }
-    // SAFETY: as above.
-    let (kind, bytes) = unsafe { ((*tensor).type_, sys::ggml_nbytes(tensor)) };
-    // SAFETY: as above.
-    if kind == sys::GGML_TYPE_F32 && unsafe { sys::ggml_is_contiguous(tensor) } {
-        let from = tap.hidden.len();
-        tap.hidden.resize(from + bytes / size_of::<f32>(), 0.0);
-        if let Some(out) = tap.hidden.get_mut(from..) {
-            // SAFETY: `out` has as many bytes as the tensor.
-            unsafe { sys::ggml_backend_tensor_get(tensor, out.as_mut_ptr().cast::<c_void>(), 0, bytes) };
-        }
-        tap.seen = true;
-    }
-    !tap.stops
 }

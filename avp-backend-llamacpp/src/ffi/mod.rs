@@ -12,6 +12,7 @@ mod lanes;
 mod log;
 mod model;
 mod table;
+mod tap;
 mod threads;
 
 use std::ffi::CString;
@@ -33,6 +34,13 @@ fn start() {
         // SAFETY: called once, before anything else of the library.
         unsafe { llama_cpp_sys_2::llama_backend_init() };
     });
+}
+
+/// Whether llama.cpp was built for a GPU that is here.
+pub(crate) fn has_gpu() -> bool {
+    start();
+    // SAFETY: takes nothing.
+    unsafe { llama_cpp_sys_2::llama_supports_gpu_offload() }
 }
 
 /// A path as C takes it; `None` if it holds a zero byte.

@@ -136,10 +136,13 @@ impl Model {
     /// for an id of no token.
     pub(crate) fn piece(&self, token: u32, skip_special: bool) -> Option<Vec<u8>> {
         let token = i32::try_from(token).ok()?;
+        if usize::try_from(token).ok()? >= self.vocab_size() {
+            return None;
+        }
         let mut bytes = vec![0_u8; 64];
         let write = |bytes: &mut Vec<u8>| {
             let most = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-            // SAFETY: the buffer is as long as said; ids outside of the vocabulary throw nothing and give 0.
+            // SAFETY: the buffer is as long as said, and the id is one of the vocabulary.
             unsafe {
                 sys::llama_token_to_piece(
                     self.vocab(),
@@ -151,9 +154,6 @@ impl Model {
                 )
             }
         };
-        if usize::try_from(token).ok()? >= self.vocab_size() {
-            return None;
-        }
         let mut count = write(&mut bytes);
         if count < 0 {
             bytes.resize(usize::try_from(count.checked_neg()?).ok()?, 0);

@@ -13,6 +13,9 @@ use memmap2::Mmap;
 use super::{Threads, unpack_q8, wide};
 use crate::gguf::GgmlType;
 
+/// Vectors that are multiplied in one go.
+const AT_ONCE: usize = 16;
+
 /// The file, mapped. Its pages are those that llama.cpp maps too.
 pub(crate) struct Mapped(Mmap);
 
@@ -104,8 +107,18 @@ impl Table {
         true
     }
 
-    /// Products of each of `vectors [n, width]` with each row: `[n, rows]`. `None` where ggml has no memory for it.
+    /// Products of each of `vectors [n, width]` with each row: `[n, rows]`. `None` where there is no memory for it.
     pub(crate) fn product(&self, vectors: &[f32], threads: &Threads) -> Option<Vec<f32>> {
+        let mut out = Vec::new();
+        out.try_reserve_exact(self.rows().checked_mul(vectors.len() / self.width)?).ok()?;
+        for vectors in vectors.chunks(self.width * AT_ONCE) {
+            self.product_of_some(vectors, threads, &mut out)?;
+        }
+        Some(out)
+    }
+
+    /// ggml ends the process where it gets no memory: so that it needs little, only a few at once.
+    fn product_of_some(&self, vectors: &[f32], threads: &Threads, out: &mut Vec<f32>) -> Option<()> {
         let count = vectors.len() / self.width;
         let (width, rows, n) =
             (i64::try_from(self.width).ok()?, i64::try_from(self.rows()).ok()?, i64::try_from(count).ok()?);
@@ -136,7 +149,9 @@ impl Table {
             if sys::ggml_graph_compute(graph, &raw mut plan) != sys::GGML_STATUS_SUCCESS {
                 return None;
             }
-            Some(std::slice::from_raw_parts((*product).data.cast::<f32>(), self.rows() * count).to_vec())
+            let products = (*product).data.cast::<f32>();
+            out.extend_from_slice(std::slice::from_raw_parts(products, self.rows() * count));
+            Some(())
         }
     }
 

@@ -24,8 +24,10 @@ unsafe impl Send for Threads {}
 unsafe impl Sync for Threads {}
 
 impl Threads {
-    /// `count` threads, at least one. `None` where there is no memory for them.
+    /// `count` threads, at least one and no more than there are processors: llama.cpp ends the process where one does not start.
     pub(crate) fn new(count: usize) -> Option<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let count = count.min(processors);
         if count < 2 {
             return Some(Self { pool: None, count: 1, pass: Mutex::new(()) });
         }

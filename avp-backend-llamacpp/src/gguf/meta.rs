@@ -7,6 +7,9 @@ use super::error::{GgufError, GgufFault};
 use super::file::GgufFile;
 use super::layers::{greatest, uniform};
 
+/// llama.cpp rounds the number of positions up in 32 bits.
+const LONGEST_CONTEXT: u32 = 1 << 28;
+
 /// The shape of a causal language model with a KV cache of one shape in every layer, and what its tokenizer is told.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -87,7 +90,7 @@ impl ModelMeta {
             rope_dimension_count: heads.rotated,
             rope_freq_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
             rms_eps: keys.positive("attention.layer_norm_rms_epsilon")?,
-            context_length: keys.within("context_length", 1, u32::MAX)?,
+            context_length: keys.within("context_length", 1, LONGEST_CONTEXT)?,
             vocab_size,
             bos: token("bos")?,
             eos: token("eos")?,

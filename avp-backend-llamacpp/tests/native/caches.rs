@@ -1,6 +1,6 @@
 //! Whatever the type and layout of llama.cpp's cache, the keys and values that come out of it are the same.
 
-use avp_backend::{Backend, Input, KvRange};
+use avp_backend::{Backend, Input, KvRange, TokenMix};
 use avp_backend_llamacpp::{KvType, LlamaCppBackend};
 use avp_wire::KvDtype;
 
@@ -122,4 +122,47 @@ fn every_type_and_layout_of_a_cache_gives_the_same_keys_and_values() {
             }
         }
     }
+}
+
+/// More than llama.cpp computes in one pass, and enough for every thread to copy some.
+const MANY: usize = 1400;
+
+#[test]
+fn a_long_prompt_is_computed_as_its_parts_are_and_handed_over_whole() {
+    let file = Shape::LLAMA_LONG.write();
+    for (kv_type, flash_attention) in [(KvType::F16, true), (KvType::F32, false), (KvType::Q8, true)] {
+        let what = format!("{kv_type:?}, flash attention {flash_attention}");
+        let backend = load(file.path(), kv_type, flash_attention);
+        let ids: Vec<u32> = (0..MANY as u32).map(|i| i * 53 % 256).collect();
+        let mut whole = backend.new_sequence(MANY + 8).unwrap();
+        let hidden = whole.forward_all(Input::Tokens(&ids)).unwrap();
+        let mut parts = backend.new_sequence(MANY + 8).unwrap();
+        let mut in_parts = Vec::new();
+        let rows: Vec<f32> = ids.iter().flat_map(|id| embedding(&backend, *id)).collect();
+        for (i, ids) in ids.chunks(100).enumerate() {
+            let width = rows.len() / MANY;
+            let rows = &rows[i * 100 * width..][..ids.len() * width];
+            let input = if i % 2 == 0 { Input::Tokens(ids) } else { Input::Embeddings(rows) };
+            in_parts.append(&mut parts.forward_all(input).unwrap());
+        }
+        let most = if kv_type == KvType::F32 { 1e-4 } else { 2e-2 };
+        assert!(relative_rms(&in_parts, &hidden) < most, "{what}");
+        let range = |tokens| KvRange { layers: 0..backend.info().identity.num_layers as usize, tokens };
+        let mut bytes = vec![0; 3 * 2 * 2 * 64 * MANY * whole.kv_dtype().size()];
+        whole.export_kv(&range(0..MANY), &mut bytes).unwrap();
+        let next = whole.forward(Input::Tokens(&[1])).unwrap();
+        // The first takes a new context, the second the one that the first left.
+        for _ in 0..2 {
+            let mut copy = backend.new_sequence(MANY + 8).unwrap();
+            copy.import_kv(&range(0..MANY), whole.kv_dtype(), &bytes).unwrap();
+            assert!(copy.forward(Input::Tokens(&[1])).unwrap() == next, "{what}");
+            let mut again = vec![0; bytes.len()];
+            copy.export_kv(&range(0..MANY), &mut again).unwrap();
+            assert!(again == bytes, "{what}");
+        }
+    }
+}
+
+fn embedding(backend: &LlamaCppBackend, id: u32) -> Vec<f32> {
+    backend.embed_mix(&[TokenMix::Sparse { ids: &[id], weights: &[1.0] }]).unwrap()
 }

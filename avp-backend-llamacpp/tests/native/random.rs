@@ -16,6 +16,7 @@ pub(crate) struct Shape {
     heads: u32,
     kv_heads: u32,
     head_dim: u32,
+    positions: u32,
 }
 
 const LAYERS: u32 = 3;
@@ -24,10 +25,24 @@ const FEED_FORWARD: u32 = 160;
 const VOCABULARY: u32 = 257;
 
 impl Shape {
-    pub(crate) const LLAMA_64: Self =
-        Self { architecture: "llama", pre_tokenizer: "llama-bpe", heads: 4, kv_heads: 2, head_dim: 64 };
-    pub(crate) const QWEN2_128: Self =
-        Self { architecture: "qwen2", pre_tokenizer: "qwen2", heads: 2, kv_heads: 1, head_dim: 128 };
+    pub(crate) const LLAMA_64: Self = Self {
+        architecture: "llama",
+        pre_tokenizer: "llama-bpe",
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        positions: 256,
+    };
+    pub(crate) const QWEN2_128: Self = Self {
+        architecture: "qwen2",
+        pre_tokenizer: "qwen2",
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 128,
+        positions: 256,
+    };
+    /// Contexts of several passes, whose cache is worth several threads.
+    pub(crate) const LLAMA_LONG: Self = Self { positions: 4096, ..Self::LLAMA_64 };
 
     /// A file of a model of this shape, the same each time.
     pub(crate) fn write(&self) -> NamedTempFile {
@@ -52,7 +67,7 @@ impl Shape {
         let width = self.heads * self.head_dim;
         for (name, value) in [
             ("block_count", LAYERS),
-            ("context_length", 256),
+            ("context_length", self.positions),
             ("embedding_length", width),
             ("feed_forward_length", FEED_FORWARD),
             ("attention.head_count", self.heads),
