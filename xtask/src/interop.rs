@@ -23,7 +23,8 @@ pub(crate) fn run(torch: bool) -> Result<()> {
 
 /// Python against the vectors: the SDK fails what is known, as spec-vectors/README.md says, and the example decoder nothing.
 fn conform(python: &str) -> Result<()> {
-    let build = [&["build"], &BUILD[..], &["--bin", "avp-conform"]].concat();
+    // As a program that tests need, so that nothing is built again without the features of their dependencies.
+    let build = [&["test"], &BUILD[..], &["--no-run", "--test", "python_peer"]].concat();
     sh::run("build avp-conform", &mut cargo(&build))?;
     let program = target().join("release").join("avp-conform");
     let testee = format!("'{python}' spec-vectors/testees/avp_sdk.py");
