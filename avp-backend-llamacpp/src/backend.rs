@@ -14,6 +14,7 @@ use crate::gguf::{GgufError, GgufFile, ModelMeta, TensorInfo, TokenKind, Vocabul
 use crate::loaded::Loaded;
 use crate::options::{KvType, LoadOptions};
 use crate::sequence::LlamaCppSequence;
+use crate::shown::shown;
 use crate::state::{CacheType, Layout};
 
 /// Architectures whose first layer takes the rows of the token table as they are, and whose logits are products with the
@@ -50,15 +51,17 @@ impl LlamaCppBackend {
         }
         let threads = options.threads.unwrap_or_else(|| threads(&file));
         let params = ModelParams { gpu_layers: options.gpu_layers, threads };
-        let refused = || problem(path, "is refused by llama.cpp, which says why to the log at `debug`");
-        let model = Model::load(path, params).ok_or_else(refused)?;
+        let model = Model::load(path, params).map_err(|said| {
+            let said = if said.is_empty() { "it does not say why".to_owned() } else { shown(&said) };
+            problem(path, format!("is refused by llama.cpp: {said}; convert it again"))
+        })?;
         check_agrees(path, &model, &meta)?;
         let vocabulary = file.vocabulary().map_err(invalid)?;
         let is_stop = |id: &u32| model.is_end(*id) && vocabulary.kind(*id) != Some(TokenKind::Unused);
         let stop_tokens = (0..meta.vocab_size).filter(is_stop).collect();
         let info = ModelInfo { stop_tokens, ..info(&file, &meta, &vocabulary, options) };
         let layout = Layout { interleaved: model.is_interleaved(), ..layout };
-        let loaded = Arc::new(Loaded::new(model, info, layout, tables, options.gpu_layers > 0 && has_gpu()));
+        let loaded = Arc::new(Loaded::new(model, info, layout, tables, options.gpu_layers > 0));
         let codec =
             GgufCodec::new(Arc::clone(&loaded.model), vocabulary.to_map(), vocabulary.pre_tokenizer());
         Ok(Self { loaded, codec })

@@ -1,7 +1,10 @@
 //! Prompts: from a user's text or a list of messages to token ids, through the model's chat template.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -15,8 +18,13 @@ const TEMPLATE_FUEL: u64 = 2_000_000;
 const MAX_TEMPLATE: usize = 64 << 10;
 /// Stack per byte of a template: each may be an operator, whose expression nests once more (450 bytes measured).
 const STACK_PER_BYTE: usize = 4 << 10;
-/// Stack that every template gets.
-const STACK: usize = 2 << 20;
+/// Stack that every template gets, reserved and not touched: lists in lists as deep as the instructions allow are dropped and
+/// compared by recursion.
+const STACK: usize = 512 << 20;
+/// How long a template may take. One instruction can compare or write lists of more elements than could ever be visited.
+const TEMPLATE_TIME: Duration = Duration::from_secs(10);
+/// Templates that were given up and may still run: nothing can end their threads. With so many no other is started.
+const MOST_GIVEN_UP: usize = 4;
 /// No text has fewer tokens than one for so many bytes, so that a longer one need not be tokenized to be refused.
 const MAX_BYTES_PER_TOKEN: usize = 128;
 
@@ -136,22 +144,41 @@ pub fn render_chat_template<'a>(
         let problem = format!("it has {} bytes, at most {MAX_TEMPLATE} are read", template.len());
         return Err(PromptError::Template(problem));
     }
-    let special_tokens: BTreeMap<&str, &str> = special_tokens.collect();
-    let render = || render(template, messages, special_tokens);
-    // A long chain of operators is a deep tree for the template engine, which walks it by recursion.
-    let stack = STACK + template.len() * STACK_PER_BYTE;
+    static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
     let lost = |what: &str| PromptError::Template(what.to_owned());
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().stack_size(stack).spawn_scoped(scope, render);
-        let thread = thread.map_err(|error| lost(&format!("no thread for it: {error}")))?;
-        thread.join().map_err(|_| lost("the template engine cannot handle it"))?
-    })
+    if GIVEN_UP.load(Ordering::Relaxed) >= MOST_GIVEN_UP {
+        return Err(lost(
+            "templates that took too long still run; start the program again with another model",
+        ));
+    }
+    let special_tokens: BTreeMap<String, String> =
+        special_tokens.map(|(name, token)| (name.to_owned(), token.to_owned())).collect();
+    let (done, rendered) = mpsc::sync_channel(0);
+    let (template_len, template, messages) = (template.len(), template.to_owned(), messages.to_vec());
+    let render = move || {
+        // Nobody listens any more where it took too long; then it is over at last.
+        if done.send(render(&template, &messages, special_tokens)).is_err() {
+            GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
+        }
+    };
+    // A long chain of operators is a deep tree for the template engine, which walks it by recursion.
+    let stack = STACK + template_len * STACK_PER_BYTE;
+    let thread = thread::Builder::new().stack_size(stack).spawn(render);
+    thread.map_err(|error| lost(&format!("no thread for it: {error}")))?;
+    match rendered.recv_timeout(TEMPLATE_TIME) {
+        Ok(rendered) => rendered,
+        Err(RecvTimeoutError::Disconnected) => Err(lost("the template engine cannot handle it")),
+        Err(RecvTimeoutError::Timeout) => {
+            GIVEN_UP.fetch_add(1, Ordering::Relaxed);
+            Err(lost(&format!("it takes longer than {} s", TEMPLATE_TIME.as_secs())))
+        }
+    }
 }
 
 fn render(
     template: &str,
     messages: &[ChatMessage],
-    special_tokens: BTreeMap<&str, &str>,
+    special_tokens: BTreeMap<String, String>,
 ) -> Result<String, PromptError> {
     let fail = |error: minijinja::Error| PromptError::Template(one_line(&error));
     let mut env = Environment::new();
@@ -244,6 +271,25 @@ mod tests {
             let _ = render(&template);
         }
         assert!(matches!(render(&"x".repeat(MAX_TEMPLATE + 1)), Err(PromptError::Template(_))));
+    }
+
+    #[test]
+    fn lists_as_deep_as_the_instructions_allow_are_built_and_dropped() {
+        let deep =
+            "{% set ns = namespace(l=[1]) %}{% for i in range(90000) %}{% set ns.l = [ns.l] %}{% endfor %}x";
+        assert_eq!(render(deep).unwrap(), "x");
+        let deeper = format!("{0}{0}", "{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}");
+        let deeper = format!("{{% set ns = namespace(l=[1]) %}}{deeper}{{{{ ns.l == ns.l }}}}");
+        // As far as the instructions go, or to the end.
+        let _ = render(&deeper);
+    }
+
+    #[test]
+    fn a_template_whose_one_step_never_ends_is_given_up() {
+        let doubled = "{% set ns = namespace(l=[1], k=[1]) %}{% for i in range(80) %}{% set ns.l = [ns.l, ns.l] %}\
+            {% set ns.k = [ns.k, ns.k] %}{% endfor %}{{ ns.l == ns.k }}";
+        assert!(render(doubled).unwrap_err().to_string().contains("longer than 10 s"));
+        assert_eq!(render("x").unwrap(), "x");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Threads, c_path, start};
+use super::{Threads, c_path, log, start};
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +29,14 @@ unsafe impl Send for Model {}
 unsafe impl Sync for Model {}
 
 impl Model {
-    /// Loads the GGUF at `path`; `None` where llama.cpp refuses it. It says why to the log.
-    pub(crate) fn load(path: &Path, params: ModelParams) -> Option<Self> {
+    /// Loads the GGUF at `path`. Where llama.cpp refuses it, the error is what it says, which may be nothing.
+    pub(crate) fn load(path: &Path, params: ModelParams) -> Result<Self, String> {
         start();
+        log::forget();
+        Self::try_load(path, params).ok_or_else(log::last_error)
+    }
+
+    fn try_load(path: &Path, params: ModelParams) -> Option<Self> {
         let path = c_path(path)?;
         // SAFETY: takes nothing.
         let mut raw = unsafe { sys::llama_model_default_params() };

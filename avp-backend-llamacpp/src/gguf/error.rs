@@ -23,6 +23,12 @@ pub enum GgufFault {
     /// A folder, a pipe, a device.
     #[error("is not a regular file; give a GGUF file")]
     NotAFile,
+    /// It goes on after its last tensor.
+    #[error("goes on for {trailing} bytes after its last tensor; copy it again")]
+    Trailing {
+        /// How many.
+        trailing: u64,
+    },
     /// It starts with something else.
     #[error(
         "is not a GGUF file (it starts with {start}); give a file that llama.cpp's conversion or Ollama made"

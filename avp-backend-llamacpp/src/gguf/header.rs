@@ -31,6 +31,11 @@ impl Head {
         let values = read_values(source, keys)?;
         let alignment = alignment(&values)?;
         let tensors = tensor::read_all(source, tensors, alignment)?;
+        let end = tensors.iter().map(|tensor| tensor.offset.saturating_add(tensor.len)).max();
+        let trailing = len.saturating_sub(end.unwrap_or(len));
+        if trailing > MOST_TRAILING {
+            return Err(GgufFault::Trailing { trailing });
+        }
         Ok(Self { version, alignment, values, tensors })
     }
 }
@@ -85,6 +90,8 @@ fn alignment(values: &HashMap<String, Value>) -> Result<u64, GgufFault> {
 
 const ALIGNMENT: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u64 = 32;
+/// Bytes that may follow the last tensor. llama.cpp asks for all of a file.
+const MOST_TRAILING: u64 = 1 << 20;
 const MAX_TENSORS: u64 = 65_536;
 const MAX_KEYS: u64 = 65_536;
 const LONGEST_KEY: u64 = 65_535;

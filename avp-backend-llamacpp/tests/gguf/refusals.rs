@@ -1,5 +1,7 @@
 //! Files that llama.cpp could not read, each refused by name.
 
+use std::io::Write as _;
+
 use avp_backend_llamacpp::gguf::{GgmlType, GgufError, GgufFault, GgufFile};
 
 use crate::writer::{Put, PutTensor, Writer, open, str_, u32_, u64_};
@@ -30,6 +32,19 @@ fn header(tensors: u64, keys: u64) -> Vec<u8> {
     u64_(&mut out, tensors);
     u64_(&mut out, keys);
     out
+}
+
+#[test]
+fn a_file_goes_on_for_little_after_its_last_tensor() {
+    let mut bytes = Writer::model("qwen2").bytes();
+    bytes.resize(bytes.len() + (1 << 20), 0);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    assert!(GgufFile::open(file.path()).is_ok());
+    // A sparse tail costs no disk, but llama.cpp asks for all of it.
+    file.as_file().set_len(1 << 40).unwrap();
+    let fault = GgufFile::open(file.path()).unwrap_err().fault;
+    assert!(matches!(fault, GgufFault::Trailing { .. }), "{fault}");
 }
 
 #[test]

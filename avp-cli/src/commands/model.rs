@@ -1,8 +1,9 @@
 //! Finding and loading models.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use std::{env, process, thread};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use avp::{
@@ -13,6 +14,9 @@ use avp::{
 use crate::args::{EngineArgs, flag};
 use crate::log;
 use crate::progress::Bar;
+
+/// Longer than anybody waits for the trial of a file.
+const LONGEST_TRIAL: Duration = Duration::from_secs(180);
 
 /// Loads the model that `name` says, with a progress bar.
 pub(crate) fn load(name: &str, engine: &EngineArgs) -> Result<Arc<dyn Backend>> {
@@ -44,6 +48,15 @@ fn probe() -> Result<Probe> {
     let mut probe = Probe::new(program, ["probe-gguf"]);
     probe.cache_dir = cache_dir();
     Ok(probe)
+}
+
+/// What [`probe`] runs. It ends in time, also where whoever waited for it is gone.
+pub(crate) fn try_file(file: &Path) -> Result<()> {
+    thread::spawn(|| {
+        thread::sleep(LONGEST_TRIAL);
+        process::exit(1);
+    });
+    Ok(avp::try_model(file)?)
 }
 
 /// An error of loading, with options as they are written here.
@@ -110,9 +123,11 @@ pub(crate) fn demo_folder() -> Option<PathBuf> {
 
 /// Where realignments are kept between runs.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
-    let own = env::var_os("AVP_CACHE_DIR").map(PathBuf::from);
-    let xdg = || env::var_os("XDG_CACHE_HOME").map(|dir| PathBuf::from(dir).join("avp"));
-    let home = || env::var_os("HOME").map(|dir| PathBuf::from(dir).join(".cache").join("avp"));
+    // An empty variable is one that is not set.
+    let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = folder("AVP_CACHE_DIR");
+    let xdg = || folder("XDG_CACHE_HOME").map(|dir| dir.join("avp"));
+    let home = || folder("HOME").map(|dir| dir.join(".cache").join("avp"));
     own.or_else(xdg).or_else(home)
 }
 

@@ -33,7 +33,10 @@ pub(crate) async fn run(args: RecvArgs, json: bool) -> Result<()> {
     if json {
         output::object(&json!({ "listening": url, "model": model_id }))?;
     } else {
-        output::line(&format!("takes contexts of {model_id} at {url}; Ctrl-C ends it"))?;
+        output::line(&format!(
+            "takes contexts of {} at {url}; Ctrl-C ends it",
+            output::printable(&model_id)
+        ))?;
     }
     let done = report(heard, one, json);
     let stop = async {

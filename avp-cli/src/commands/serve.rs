@@ -26,7 +26,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<()> {
     if json {
         output::object(&json!({ "listening": url, "model": model_id }))?;
     } else {
-        output::line(&format!("{model_id} listens at {url}; Ctrl-C ends it"))?;
+        output::line(&format!("{} listens at {url}; Ctrl-C ends it", output::printable(&model_id)))?;
     }
     server.run(ended(args.until_stdin_closes)).await?;
     Ok(())

@@ -54,7 +54,8 @@ impl Report {
     }
 
     pub(crate) fn print_head(&self) -> Result<()> {
-        let Self { model, url, transport, resolution, dtype, steps, .. } = self;
+        let Self { url, transport, resolution, dtype, steps, .. } = self;
+        let model = output::printable(&self.model);
         let id = std::process::id();
         let [reads, answers] = self.engines.map(|engine| match engine {
             Engine::LlamaCpp => " on llama.cpp",

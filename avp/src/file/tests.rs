@@ -162,3 +162,26 @@ fn a_context_of_an_engine_can_be_read_from_several_threads() {
         }
     });
 }
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_replaced_and_links_are_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = thought();
+    let save = |path: &Path| crate::save_context(&context, path, None, None, &pool());
+    let (file, link, dangling) = ["file", "link", "dangling"].map(|name| folder.path().join(name)).into();
+    std::fs::write(&file, b"before").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    save(&link).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(load(&file).unwrap().len(), context.len());
+    std::os::unix::fs::symlink(folder.path().join("nothing"), &dangling).unwrap();
+    save(&dangling).unwrap_err();
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for other in [socket.as_path(), folder.path(), Path::new("/dev/stdin")] {
+        save(other).unwrap_err();
+    }
+    assert!(!socket.symlink_metadata().unwrap().is_file());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4, "nothing is left beside them");
+}

@@ -1,8 +1,8 @@
 //! Writing context files: whole or not at all.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use avp_backend::{Context, ContextStamp};
 use avp_wire::{BufferPool, EncodeOptions, EncodedFrame, Metadata, ext};
@@ -70,6 +70,7 @@ pub(super) fn save(
 
 /// A temporary file in the folder of `path`.
 pub(super) fn beside(path: &Path) -> Result<NamedTempFile, FileError> {
+    let path = &regular(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     NamedTempFile::new_in(folder).map_err(FileError::io(path))
 }
@@ -77,7 +78,19 @@ pub(super) fn beside(path: &Path) -> Result<NamedTempFile, FileError> {
 /// Gives a file that is written its name.
 pub(super) fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
     file.as_file().sync_all().map_err(FileError::io(path))?;
-    file.persist(path).map(drop).map_err(|error| FileError::io(path)(error.error))
+    file.persist(regular(path)?).map(drop).map_err(|error| FileError::io(path)(error.error))
+}
+
+/// Where `path` leads. Only a regular file is replaced, or nothing: not a device or a pipe, and not a link by what it names.
+fn regular(path: &Path) -> Result<PathBuf, FileError> {
+    let io = FileError::io(path);
+    match path.symlink_metadata() {
+        Ok(there) if there.is_file() => Ok(path.to_owned()),
+        Ok(there) if there.is_symlink() => path.canonicalize().map_err(io).and_then(|path| regular(&path)),
+        Ok(_) => Err(io(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file; name another"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
+        Err(error) => Err(io(error)),
+    }
 }
 
 pub(super) fn put(file: &mut impl Write, frame: &EncodedFrame, path: &Path) -> Result<u64, FileError> {
