@@ -20,6 +20,37 @@ use crate::state::{CacheType, Layout};
 /// Architectures whose first layer takes the rows of the token table as they are, and whose logits are products with the
 /// output table and nothing more.
 const SUPPORTED: [&str; 3] = ["llama", "qwen2", "qwen3"];
+/// Pre-tokenizers by which llama.cpp splits texts in loops of its own. For others it runs the expressions of the C++ library, which
+/// take stack for every character of a run and end the process over a long one: such texts come from peers.
+const PRE_TOKENIZERS: [&str; 27] = [
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "qwen2",
+    "deepseek-r1-qwen",
+    "smollm",
+    "gpt-2",
+    "stablelm2",
+    "pixtral",
+    "falcon3",
+    "lfm2",
+    "midm-2.0",
+    "kormo",
+    "f2llmv2",
+    "smaug-bpe",
+    "dbrx",
+    "chatglm-bpe",
+    "glm4",
+    "olmo",
+    "mpt",
+    "jais",
+    "trillion",
+    "starcoder",
+    "refact",
+    "command-r",
+    "codeshell",
+    "exaone",
+];
 const WEIGHTS_OF_A_THREAD: u64 = 4 << 20;
 const EMBEDDINGS: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
@@ -108,6 +139,12 @@ fn check_supported(file: &GgufFile, meta: &ModelMeta) -> Result<(), BackendError
     if !SUPPORTED.contains(&architecture) {
         let what = format!("the architecture {architecture} on llama.cpp");
         return Err(BackendError::Unsupported { what, supported: supported() });
+    }
+    let vocabulary = file.vocabulary().map_err(invalid)?;
+    let pre = vocabulary.pre_tokenizer().unwrap_or("(none)");
+    if vocabulary.model() == "gpt2" && !PRE_TOKENIZERS.contains(&pre) {
+        let what = format!("the pre-tokenizer {} on llama.cpp", shown(pre));
+        return Err(BackendError::Unsupported { what, supported: PRE_TOKENIZERS.join(", ") });
     }
     file.check_tensors(meta).map_err(invalid)?;
     for scale in SCALES {

@@ -51,6 +51,9 @@ fn models_that_llama_cpp_is_not_given_are_refused_by_architecture_or_tensor() {
     refused_change(b"qwen2", b"bloom", &["architecture bloom", "llama, qwen2, qwen3"]);
     refused_change(b"qwen2", b"mamba", &["'mamba'", "recurrent"]);
     refused_change(b"blk.0.attn_v.weight", b"blk.0.attn_w.weight", &["no tensor 'blk.0.attn_v.weight'"]);
+    let pre = b"tokenizer.ggml.pre\x08\0\0\0\x05\0\0\0\0\0\0\0qwen2";
+    let other = [&pre[..pre.len() - 5], b"bloom"].concat();
+    refused_change(pre, &other, &["the pre-tokenizer bloom", "llama-bpe", "qwen2"]);
     let tensor = |ty: u32| {
         let name = b"token_embd.weight";
         let head = fs::read(gguf("avp-demo-qwen2-s-f16")).unwrap();

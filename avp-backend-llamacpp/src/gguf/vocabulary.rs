@@ -132,12 +132,11 @@ impl<'a> Vocabulary<'a> {
         if !matches!(model, "gpt2" | "llama") {
             return Err(file.error(GgufFault::Tokenizer { model: shown(model) }));
         }
-        let pre = file.find_str(PRE)?;
+        let pre = file.find_str("tokenizer.ggml.pre")?;
         let tokens = file.get_str_array(TOKENS)?;
         if tokens.is_empty() {
             return Err(file.bad_value(TOKENS, "an empty array", "at least one token"));
         }
-        check_pre_tokenizer(file, model, pre)?;
         check_merges(file, model, pre)?;
         check_scores(file, tokens.len())?;
         check_distinct(file, tokens)?;
@@ -193,17 +192,6 @@ impl Vocabulary<'_> {
     }
 }
 
-/// llama.cpp splits texts of these by loops of its own. For others it runs the expressions of the C++ library, which take stack for
-/// every character of a run and end the process over a long one: such texts come from peers.
-fn check_pre_tokenizer(file: &GgufFile, model: &str, pre: Option<&str>) -> Result<(), GgufError> {
-    if model != "gpt2" || pre.is_some_and(|pre| SPLIT_BY_LOOPS.contains(&pre)) {
-        return Ok(());
-    }
-    let got = pre.map_or_else(|| "nothing".to_owned(), |pre| format!("'{}'", shown(pre)));
-    let expected = format!("a pre-tokenizer whose texts may be of any length: {}", SPLIT_BY_LOOPS.join(", "));
-    Err(file.bad_value(PRE, got, expected))
-}
-
 fn check_merges(file: &GgufFile, model: &str, pre: Option<&str>) -> Result<(), GgufError> {
     let has_none = model != "gpt2" || pre == Some("kimi-k2");
     if has_none && file.value(MERGES).is_none() {
@@ -250,37 +238,6 @@ fn as_read(token: &str) -> &str {
     token.split('\0').next().unwrap_or_default()
 }
 
-/// Those of models of the architectures llama, qwen2 and qwen3 first.
-const SPLIT_BY_LOOPS: [&str; 27] = [
-    "llama-bpe",
-    "llama3",
-    "llama-v3",
-    "qwen2",
-    "deepseek-r1-qwen",
-    "smollm",
-    "gpt-2",
-    "stablelm2",
-    "pixtral",
-    "falcon3",
-    "lfm2",
-    "midm-2.0",
-    "kormo",
-    "f2llmv2",
-    "smaug-bpe",
-    "dbrx",
-    "chatglm-bpe",
-    "glm4",
-    "olmo",
-    "mpt",
-    "jais",
-    "trillion",
-    "starcoder",
-    "refact",
-    "command-r",
-    "codeshell",
-    "exaone",
-];
-const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const KINDS: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";

@@ -127,11 +127,6 @@ fn vocabularies_that_llama_cpp_cannot_read_are_refused_by_name() {
     };
     let bert = refused(&|file| file.put("tokenizer.ggml.model", Put::str("bert")));
     assert!(matches!(bert, GgufFault::Tokenizer { model } if model == "bert"));
-    // llama.cpp would split their texts by expressions that take stack for every character.
-    let tekken = refused(&|file| file.put("tokenizer.ggml.pre", Put::str("tekken")));
-    assert!(matches!(tekken, GgufFault::BadValue { key, .. } if key == "tokenizer.ggml.pre"));
-    let default = refused(&|file| file.without("tokenizer.ggml.pre"));
-    assert!(matches!(default, GgufFault::BadValue { key, .. } if key == "tokenizer.ggml.pre"));
     let twice = refused(&|file| {
         file.put("tokenizer.ggml.tokens", Put::strs(["a", "b", "a", "c", "d"]));
     });
