@@ -87,7 +87,10 @@ fn regular(path: &Path) -> Result<PathBuf, FileError> {
     match path.symlink_metadata() {
         Ok(there) if there.is_file() => Ok(path.to_owned()),
         Ok(there) if there.is_symlink() => path.canonicalize().map_err(io).and_then(|path| regular(&path)),
-        Ok(_) => Err(io(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file; name another"))),
+        Ok(_) => Err(io(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is a folder, a pipe or a device; name a file",
+        ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
         Err(error) => Err(io(error)),
     }
