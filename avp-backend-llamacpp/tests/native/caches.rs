@@ -1,8 +1,8 @@
 //! Whatever the type and layout of llama.cpp's cache, the keys and values that come out of it are the same.
 
+use avp_backend::testing::suite::floats;
 use avp_backend::{Backend, Input, KvRange, TokenMix};
 use avp_backend_llamacpp::{KvType, LlamaCppBackend};
-use avp_wire::KvDtype;
 
 use crate::load;
 use crate::random::Shape;
@@ -26,15 +26,6 @@ fn captured(shape: &Shape, kv_type: KvType, flash_attention: bool) -> Vec<Vec<f3
 
 fn ids() -> Vec<u32> {
     (0..TOKENS as u32).map(|i| i * 53 % 256).collect()
-}
-
-fn floats(dtype: KvDtype, bytes: &[u8]) -> Vec<f32> {
-    let pairs = || bytes.as_chunks::<2>().0.iter().copied();
-    match dtype {
-        KvDtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        KvDtype::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        KvDtype::Bf16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-    }
 }
 
 /// Root of the mean square of the differences, as a share of that of `b`.

@@ -275,7 +275,8 @@ pub fn imports_convert_between_types(backend: &dyn Backend) {
     }
 }
 
-fn floats(dtype: KvDtype, bytes: &[u8]) -> Vec<f32> {
+/// Elements of an export.
+pub fn floats(dtype: KvDtype, bytes: &[u8]) -> Vec<f32> {
     let pairs = || bytes.as_chunks::<2>().0.iter().copied();
     match dtype {
         KvDtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
