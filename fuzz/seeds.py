@@ -40,9 +40,20 @@ def of_text(text):
         yield target, text.encode("utf-8", "surrogatepass")
 
 
+def of_case(case):
+    stated = case.get("input")
+    if case.get("op") == "decode_distributions" and isinstance(stated["payload"], str):
+        yield "wire_distribution", bytes([stated["positions"] % 256]) + bytes.fromhex(stated["payload"])
+    if case.get("op") == "decode_vocabulary" and isinstance(stated["payload"], str):
+        yield "wire_vocabulary", bytes.fromhex(stated["payload"])
+
+
 def seeds():
     for file in sorted(VECTORS.rglob("*.json")):
-        for string in strings(json.loads(file.read_text(encoding="utf-8"))):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        for case in document.get("cases", []):
+            yield from of_case(case)
+        for string in strings(document):
             if string.startswith("4156") and len(string) % 2 == 0:
                 try:
                     yield from of_message(bytes.fromhex(string))

@@ -17,7 +17,7 @@ const MAX_LIST: usize = 64;
 const MAX_NAME: usize = 256;
 
 /// What a peer that speaks our extension announces:
-/// `"avp.rs": {"v": 1, "weights": HEX, "keys": [..], "codecs": [..]}`.
+/// `"avp.rs": {"v": 1, "weights": HEX, "keys": [..], "codecs": [..], "vocabulary": {"fingerprint": HEX, "rows": N}}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Fingerprint of the checkpoint, where it is known.
@@ -26,6 +26,17 @@ pub struct Capabilities {
     pub keys: Vec<String>,
     /// KV codecs that the peer decodes.
     pub codecs: Vec<String>,
+    /// The vocabulary of its model, where it takes distributions over it.
+    pub vocabulary: Option<VocabularyClaim>,
+}
+
+/// What a peer says of its model's vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VocabularyClaim {
+    /// BLAKE3 of its token hashes (docs/spec/extensions.md, section 6).
+    pub fingerprint: Fingerprint,
+    /// Rows of the model's output head, at least 1: ids are below it.
+    pub rows: u32,
 }
 
 impl Capabilities {
@@ -55,9 +66,10 @@ impl Capabilities {
             return Ok(None);
         }
         Ok(Some(Self {
-            weights: weights(entry)?,
+            weights: fingerprint(entry, "weights", "avp.rs.weights")?,
             keys: names(entry, "keys")?,
             codecs: names(entry, "codecs")?,
+            vocabulary: vocabulary(entry)?,
         }))
     }
 
@@ -70,18 +82,41 @@ impl Capabilities {
         }
         entry.insert("keys".to_owned(), json!(self.keys));
         entry.insert("codecs".to_owned(), json!(self.codecs));
+        if let Some(VocabularyClaim { fingerprint, rows }) = &self.vocabulary {
+            let claim = json!({ "fingerprint": fingerprint.to_string(), "rows": rows });
+            entry.insert("vocabulary".to_owned(), claim);
+        }
         hello.capabilities.insert(EXTENSION_KEY.to_owned(), Value::Object(entry));
     }
 }
 
-fn weights(entry: &Map<String, Value>) -> Result<Option<Fingerprint>, MessageError> {
+fn vocabulary(entry: &Map<String, Value>) -> Result<Option<VocabularyClaim>, MessageError> {
+    let claim = match entry.get("vocabulary") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(claim)) => claim,
+        Some(other) => return Err(wrong("avp.rs.vocabulary", "an object", &Json::from(other))),
+    };
+    let Some(fingerprint) = fingerprint(claim, "fingerprint", "avp.rs.vocabulary.fingerprint")? else {
+        return Ok(None);
+    };
+    let rows = claim.get("rows").unwrap_or(&Value::Null);
+    let number = rows.as_u64().and_then(|rows| u32::try_from(rows).ok()).filter(|rows| *rows > 0);
+    let wrong_rows = || wrong("avp.rs.vocabulary.rows", "a number from 1 to 4294967295", &Json::from(rows));
+    Ok(Some(VocabularyClaim { fingerprint, rows: number.ok_or_else(wrong_rows)? }))
+}
+
+fn fingerprint(
+    entry: &Map<String, Value>,
+    key: &str,
+    field: &'static str,
+) -> Result<Option<Fingerprint>, MessageError> {
     const EXPECTED: &str = "64 lowercase hexadecimal digits";
-    match entry.get("weights") {
+    match entry.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(value) => match value.as_str().and_then(|text| text.parse().ok()) {
             Some(fingerprint) => Ok(Some(fingerprint)),
-            None => Err(wrong("avp.rs.weights", EXPECTED, &Json::from(value))),
+            None => Err(wrong(field, EXPECTED, &Json::from(value))),
         },
     }
 }
@@ -120,12 +155,14 @@ mod tests {
             weights: Some(Fingerprint::from_bytes([0xab; 32])),
             keys: vec!["avp.kind".into(), "avp.blake3".into()],
             codecs: vec!["q8".into()],
+            vocabulary: Some(VocabularyClaim { fingerprint: Fingerprint::from_bytes([0xcd; 32]), rows: 796 }),
         };
         let mut hello = Hello::default();
         capabilities.announce(&mut hello);
         let expected = format!(
-            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3"], "codecs": ["q8"]}}}}"#,
-            "ab".repeat(32)
+            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3"], "codecs": ["q8"], "vocabulary": {{"fingerprint": "{}", "rows": 796}}}}}}"#,
+            "ab".repeat(32),
+            "cd".repeat(32)
         );
         assert!(hello.to_json().contains(&expected), "{}", hello.to_json());
         let read = Hello::from_json(hello.to_json().as_bytes()).unwrap();
@@ -144,9 +181,11 @@ mod tests {
     #[test]
     fn what_is_missing_null_or_empty_is_not_known() {
         let nothing = Ok(Some(Capabilities::default()));
-        for entry in
-            [json!({"v": 1}), json!({"v": 1, "weights": null, "keys": []}), json!({"v": 1, "weights": ""})]
-        {
+        for entry in [
+            json!({"v": 1}),
+            json!({"v": 1, "weights": null, "keys": [], "vocabulary": null}),
+            json!({"v": 1, "weights": "", "vocabulary": {}}),
+        ] {
             assert_eq!(Capabilities::from_hello(&hello(entry.clone())), nothing, "{entry}");
         }
     }
@@ -164,6 +203,13 @@ mod tests {
             json!({"v": 1, "keys": [1]}),
             json!({"v": 1, "codecs": many}),
             json!({"v": 1, "codecs": ["x".repeat(257)]}),
+            json!({"v": 1, "vocabulary": "ab".repeat(32)}),
+            json!({"v": 1, "vocabulary": {"fingerprint": "ab", "rows": 1}}),
+            json!({"v": 1, "vocabulary": {"fingerprint": "ab".repeat(32)}}),
+            json!({"v": 1, "vocabulary": {"fingerprint": "ab".repeat(32), "rows": 0}}),
+            json!({"v": 1, "vocabulary": {"fingerprint": "ab".repeat(32), "rows": -1}}),
+            json!({"v": 1, "vocabulary": {"fingerprint": "ab".repeat(32), "rows": 1.5}}),
+            json!({"v": 1, "vocabulary": {"fingerprint": "ab".repeat(32), "rows": 4_294_967_296_u64}}),
         ] {
             assert!(Capabilities::from_hello(&hello(entry.clone())).is_err(), "{entry}");
         }

@@ -188,6 +188,10 @@ codes! {
     InvalidManifest = 705, "transfer.invalid_manifest", Peer;
     /// A transfer has more slabs than this side takes.
     TooManySlabs = 706, "transfer.too_many_slabs", Limit;
+    /// A vocabulary that is not one.
+    InvalidVocabulary = 707, "transfer.invalid_vocabulary", Peer;
+    /// A vocabulary that is not the one that its owner announced.
+    VocabularyMismatch = 708, "transfer.vocabulary_mismatch", Peer;
 
     /// The arguments given to an encoder cannot be written.
     InvalidArgument = 800, "caller.invalid_argument", Caller;

@@ -23,6 +23,10 @@ pub const PREFIX: &str = "avp.prefix";
 pub const CODEC: &str = "avp.codec";
 /// What the model read to make a context, as a JSON string in ASCII. In files only.
 pub const TEXT: &str = "avp.text";
+/// Tokens that a model had read when it had the hidden states of a file, decimal.
+pub const TOKENS: &str = "avp.tokens";
+/// How probably it ends its turn after its most probable next token, decimal, 0 to 1. In files only.
+pub const ENDING: &str = "avp.ending";
 /// What is asked behind a context, as a text message in ASCII; over HTTP alone.
 pub const QUESTION: &str = "avp.question";
 /// What a client shows to be let in; in its hello alone.
@@ -54,12 +58,21 @@ pub enum FrameKind {
     Slab,
     /// Token probabilities in the receiver's vocabulary.
     Distribution,
+    /// Tokens of the receiver's vocabulary as hashes, or a request for them.
+    Vocabulary,
 }
 
 impl FrameKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Hello, Self::Text, Self::Ack, Self::Manifest, Self::Slab, Self::Distribution];
+    pub const ALL: [Self; 7] = [
+        Self::Hello,
+        Self::Text,
+        Self::Ack,
+        Self::Manifest,
+        Self::Slab,
+        Self::Distribution,
+        Self::Vocabulary,
+    ];
 
     /// The value of `avp.kind`.
     #[must_use]
@@ -71,6 +84,7 @@ impl FrameKind {
             Self::Manifest => "manifest",
             Self::Slab => "slab",
             Self::Distribution => "distribution",
+            Self::Vocabulary => "vocabulary",
         }
     }
 }
@@ -161,6 +175,28 @@ pub fn parse_hash(key: &'static str, value: &str) -> Result<[u8; 32], ExtError> 
     Ok(hash)
 }
 
+/// A decimal number, digits alone (`avp.tokens`).
+///
+/// # Errors
+/// `ExtError` naming `key`.
+pub fn parse_count(key: &'static str, value: &str) -> Result<u64, ExtError> {
+    is_digits(value).then(|| value.parse().ok()).flatten().ok_or(ExtError { key })
+}
+
+/// A decimal number from 0 to 1, without sign or exponent (`avp.ending`).
+///
+/// # Errors
+/// `ExtError` naming `key`.
+pub fn parse_probability(key: &'static str, value: &str) -> Result<f32, ExtError> {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
+    let number = (is_digits(whole) && is_digits(fraction)).then(|| value.parse().ok()).flatten();
+    number.filter(|number| (0.0..=1.0).contains(number)).ok_or(ExtError { key })
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -221,6 +257,24 @@ mod tests {
             "L+1,T0+1",
         ] {
             assert_eq!(bad.parse::<SlabId>(), Err(ExtError { key: SLAB }), "{bad}");
+        }
+    }
+
+    // spec: extensions 1.1
+    #[test]
+    fn numbers_are_digits_and_probabilities_at_most_1() {
+        assert_eq!(parse_count(TOKENS, "0"), Ok(0));
+        assert_eq!(parse_count(TOKENS, "131072"), Ok(131_072));
+        for bad in ["", "+1", "-1", "1.0", " 1", "1e3", "0x1", "18446744073709551616", "\u{661}"] {
+            assert_eq!(parse_count(TOKENS, bad), Err(ExtError { key: TOKENS }), "{bad}");
+        }
+        for good in [0.0_f32, 1.0, 0.25, f32::MIN_POSITIVE, 0.1] {
+            assert_eq!(parse_probability(ENDING, &good.to_string()), Ok(good));
+        }
+        for bad in
+            ["", ".", ".5", "1.", "1.5", "2", "-0", "+0.5", "1e-3", "NaN", "inf", "0,5", " 0.5", "0.5.0"]
+        {
+            assert_eq!(parse_probability(ENDING, bad), Err(ExtError { key: ENDING }), "{bad}");
         }
     }
 

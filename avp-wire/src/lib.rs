@@ -5,6 +5,7 @@
 //! [`KvPayload`] is a checked view of a KV cache. [`Limits`] says what is taken from a peer, [`DecodeError`] why
 //! something is not, [`ErrorCode`] how that is called on the wire. [`ext`] is the registry of `extra` keys,
 //! [`slab`] cuts caches into slabs and puts them together again.
+//! [`Distribution`] and [`vocabulary`] are what models of different kinds exchange.
 //!
 //! Payload bytes are never copied: a decoded payload is a view of the input, an encoded frame is a small head
 //! and the payload it was given. There is no IO, no clock, no async and no `unsafe` here.
@@ -28,6 +29,7 @@ extern crate alloc;
 mod code;
 mod compression;
 mod decoder;
+mod distribution;
 mod encode;
 mod error;
 pub mod ext;
@@ -47,12 +49,15 @@ mod response;
 #[cfg(feature = "serde")]
 mod serde_text;
 pub mod slab;
+mod varint;
+pub mod vocabulary;
 
 pub use bytes::Bytes;
 
 pub use code::{ErrorCode, Fault};
 pub use compression::Compression;
 pub use decoder::{ChecksumCheck, FrameDecoder};
+pub use distribution::{Distribution, DistributionError};
 pub use encode::{ALIGNMENT, EncodeOptions, EncodedFrame};
 pub use error::{DecodeError, EncodeError};
 pub use frame::{Frame, FrameHead};

@@ -119,6 +119,7 @@ pub(crate) fn announce(hello: &mut Hello, weights: Option<&str>) {
         weights: weights.and_then(|hex| hex.parse::<Fingerprint>().ok()),
         keys: KEYS.map(str::to_owned).to_vec(),
         codecs: Vec::new(),
+        vocabulary: None,
     };
     capabilities.announce(hello);
 }

@@ -116,7 +116,7 @@ async fn a_peer_that_announces_no_digests_is_sent_no_slabs() {
         let mut connection = listener.accept().await.unwrap();
         let mut hello = agent().hello();
         let keys = [ext::KIND, ext::TRANSFER, ext::SLAB].map(str::to_owned).to_vec();
-        Capabilities { weights: None, keys, codecs: Vec::new() }.announce(&mut hello);
+        Capabilities { keys, ..Capabilities::default() }.announce(&mut hello);
         let config = NegotiatorConfig::new(hello, connection.peer_id());
         negotiate_server(&mut connection, config).await.unwrap();
         let context = connection.recv().await.unwrap().unwrap();

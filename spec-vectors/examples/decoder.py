@@ -198,7 +198,8 @@ def decode_kv(payload, payload_type):  # -> header, planes.
 
 # ---- Values of extra: extensions 1 ----
 HASH, RANGE = "[0-9a-f]{64}", r"(0|[1-9][0-9]*)\+([1-9][0-9]*)"
-SYNTAX = {"avp.pad": " {0,63}", "avp.kind": "hello|text|ack|manifest|slab|distribution", "avp.weights": HASH,
+SYNTAX = {"avp.pad": " {0,63}", "avp.kind": "hello|text|ack|manifest|slab|distribution|vocabulary",
+          "avp.weights": HASH, "avp.tokens": "[0-9]+", "avp.ending": r"0+(\.[0-9]+)?|0*1(\.0+)?",
           "avp.transfer": "[!-~]{1,64}", "avp.slab": f"L{RANGE},T{RANGE}", "avp.blake3": HASH,
           "avp.text": r'"([ !#-\[\]-\x7f]|\\(["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'}
 def read_extension(key, value):  # -> the four numbers of avp.slab; nothing of other keys.
@@ -254,6 +255,57 @@ class Transfer:  # keeps the digests of the slabs; one that uses the cache would
         resume = edges[0] if edges else len(self.digests)
         return {"gaps": list(zip(edges[::2], edges[1::2])), "resume": resume, "layers": layers}
 
+# ---- Distributions and token hashes: extensions 5, 6 ----
+class Cursor:  # over a payload; every error in one has the same code
+    def __init__(self, payload, code):
+        self.rest, self.code = payload, code
+    def take(self, form):
+        form = struct.Struct("<" + form)
+        check(form.size <= len(self.rest), self.code)
+        values, self.rest = form.unpack_from(self.rest), self.rest[form.size:]
+        return list(values)
+    def ids(self, count):
+        check(count <= len(self.rest), self.code)
+        ids = []
+        for _ in range(count):
+            number = re.match(b"(?s)[\x80-\xff]{0,4}[\0-\x7f]", self.rest)
+            check(number and (len(number[0]) == 1 or number[0][-1]), self.code)
+            difference = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(number[0]))
+            check(difference or not ids, self.code)
+            ids.append(difference + (ids[-1] if ids else 0))
+            self.rest = self.rest[number.end():]
+        check(ids[-1] < 1 << 32, self.code)
+        return ids
+def read_distributions(payload, count):
+    code, positions = "transfer.invalid_distribution", []
+    cursor = Cursor(payload, code)
+    check(0 < count <= len(payload), code)
+    for _ in range(count):
+        tokens, = cursor.take("I")
+        check(tokens, code)
+        ids, values = cursor.ids(tokens), cursor.take(f"{tokens + 1}f")
+        check(all(0 <= value < math.inf for value in values) and sum(values) <= 1.0001, code)
+        positions.append({"ids": ids, "probabilities": values[:-1], "left_out": values[-1]})
+    check(not cursor.rest, code)
+    return positions
+def read_vocabulary(payload, announced=None):  # -> [id, hash, hash of the string] of each token, fingerprint.
+    code, fingerprint = "transfer.invalid_vocabulary", blake3.blake3(payload).hexdigest()
+    cursor = Cursor(payload, code)
+    count, = cursor.take("I")
+    check(0 < count <= 4194304, code)
+    ids, hashes = cursor.ids(count), [value.hex() for value in cursor.take("8s" * 2 * count)]
+    check(not cursor.rest, code)
+    check(announced in (None, fingerprint), "transfer.vocabulary_mismatch")
+    return [list(token) for token in zip(ids, hashes, hashes[count:])], fingerprint
+def shared_tokens(source, target):  # -> pairs of ids, how many strings both have (extensions 6.5).
+    def hash_of(string):
+        return blake3.blake3(b"avp.token.string\0" + string.encode()).digest()[:8].hex()
+    bytes_, pairs = {hash_of(f"<0x{byte:02X}>") for byte in range(256)}, []
+    for token, meaning, string in source:
+        same = [((other != string, other in bytes_, at), at) for at, what, other in target if what == meaning]
+        pairs += [[token, min(same)[1]]] if same else []
+    return {"pairs": pairs, "strings": len({token[2] for token in source} & {token[2] for token in target})}
+
 # ---- The loop: spec-vectors/README.md ----
 def summary(metadata, payload):
     hashed = {"len": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
@@ -270,7 +322,7 @@ def answer(op, request):  # -> the result of an operation, None if it is not kno
     if op in ("decode_frame", "read_context", "reassemble"):
         message = request["manifest" if op == "reassemble" else "message"]
         header, metadata, payload = decode_frame(bytes.fromhex(message), profile)
-    if op in ("decode_kv", "decode_response"):
+    if op in ("decode_kv", "decode_response", "decode_distributions", "decode_vocabulary"):
         payload = bytes.fromhex(request["payload"])
     if op == "decode_frame":
         return dict(zip(("flags", "payload_length", "metadata_length"), header), **summary(metadata, payload))
@@ -286,6 +338,12 @@ def answer(op, request):  # -> the result of an operation, None if it is not kno
         frames, stream = [], decode_stream(map(bytes.fromhex, request["pieces"]), profile)
         end = result_or_code(lambda: frames.extend(summary(*frame) for frame in stream))
         return {"frames": frames, "end": end or "ok"}
+    if op == "decode_distributions":
+        return {"positions": read_distributions(payload, request["positions"])}
+    if op == "decode_vocabulary":
+        return dict(zip(("tokens", "fingerprint"), read_vocabulary(payload, request.get("announced"))))
+    if op == "shared_tokens":
+        return shared_tokens(*(read_vocabulary(bytes.fromhex(request[side]))[0] for side in ("source", "target")))
     if op == "extension":
         read_extension(request["key"], request["value"])
         return {}

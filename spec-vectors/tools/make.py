@@ -35,6 +35,8 @@ HAND_MADE = [
     "handshakes",
     "refusals",
     "slabs",
+    "distributions",
+    "vocabularies",
     "errors",
 ]
 SDK_MADE = ["messages", "decode_lenient", "negative", "kv_cache", "handshake_json", "hashes", "resolve", "numerics"]

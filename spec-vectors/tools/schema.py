@@ -94,6 +94,9 @@ REACTION = record(
 OUTCOME = {"anyOf": [{"enum": ["new", "duplicate"]}, CODE]}
 TEXT_IN = {"oneOf": [record({"text": TEXT}), record({"hex": ref("bytes_in")})]}
 TEXT_OUT = record({"text": TEXT})
+HASH8 = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
+POSITION = record({"ids": each(U32), "probabilities": each(NUMBER), "left_out": NUMBER})
+TOKEN_IN = {"oneOf": [record({"id": U32, "string": TEXT, "text": ref("bytes_in")}), record({"id": U32, "string": TEXT, "name": TEXT})]}
 
 # Operation: input, result.
 OPS = {
@@ -152,6 +155,21 @@ OPS = {
     "encode_manifest": (
         record({"kv": record(KV), "slab_layers": U32, "slab_tokens": U32, "digest": optional(HEX64)}),
         record({"payload": HEX, "slab_count": COUNT, "slabs": each(TEXT)}),
+    ),
+    "decode_distributions": (record({"payload": ref("bytes_in"), "positions": U32}), record({"positions": each(POSITION)})),
+    "encode_distributions": (record({"positions": each(POSITION)}), record({"payload": HEX})),
+    "decode_vocabulary": (
+        record({"payload": ref("bytes_in")}, {"announced": HEX64}),
+        record({"tokens": each(tuple_of(U32, HASH8, HASH8)), "fingerprint": HEX64}),
+    ),
+    "encode_vocabulary": (record({"tokens": each(TOKEN_IN)}), record({"payload": HEX, "fingerprint": HEX64})),
+    "hash_token": (
+        {"oneOf": [record({"text": ref("bytes_in")}), record({"name": TEXT}), record({"string": TEXT})]},
+        record({"hash": HASH8}),
+    ),
+    "shared_tokens": (
+        record({"source": ref("bytes_in"), "target": ref("bytes_in")}),
+        record({"pairs": each(tuple_of(U32, U32)), "strings": COUNT}),
     ),
     "extension": (record({"key": TEXT, "value": TEXT}), record({})),
     "error_code": (record({"name": TEXT}), record({"number": COUNT, "fault": {"enum": ["peer", "incompatible", "limit", "caller", "io"]}})),

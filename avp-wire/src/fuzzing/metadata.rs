@@ -58,6 +58,14 @@ pub fn extensions(data: &[u8]) {
         assert_eq!(transfer.as_str(), text);
         assert!(text.len() <= 64 && text.bytes().all(|byte| (0x21..0x7f).contains(&byte)));
     }
+    if let Ok(count) = ext::parse_count(ext::TOKENS, text) {
+        assert_eq!(ext::parse_count(ext::TOKENS, &count.to_string()), Ok(count));
+        assert!(text.bytes().all(|byte| byte.is_ascii_digit()));
+    }
+    if let Ok(probability) = ext::parse_probability(ext::ENDING, text) {
+        assert!((0.0..=1.0).contains(&probability));
+        assert_eq!(ext::parse_probability(ext::ENDING, &probability.to_string()), Ok(probability));
+    }
     if let Some(code) = ErrorCode::from_name(text) {
         assert_eq!((code.as_str(), ErrorCode::from_number(code.number())), (text, Some(code)));
     }

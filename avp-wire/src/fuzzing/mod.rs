@@ -8,12 +8,14 @@ mod slabs;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 pub use frame::{frame, header};
 pub use metadata::{extensions, metadata, response};
 pub use payload::{compression, kv};
 pub use slabs::{manifest, slabs};
 pub use stream::splits;
+pub use vocabulary::{distribution, vocabulary};
 
 use crate::Limits;
 

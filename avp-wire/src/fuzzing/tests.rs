@@ -12,8 +12,9 @@ use crate::{Compression, DType, Flags, Frame, Header, KvDtype, KvHeader, Metadat
 type Body = fn(&[u8]);
 
 /// Every target, by its name in `fuzz/`.
-const TARGETS: [(&str, Body); 10] = [
+const TARGETS: [(&str, Body); 12] = [
     ("wire_compression", super::compression),
+    ("wire_distribution", super::distribution),
     ("wire_extensions", super::extensions),
     ("wire_frame", super::frame),
     ("wire_header", super::header),
@@ -23,6 +24,7 @@ const TARGETS: [(&str, Body); 10] = [
     ("wire_response", super::response),
     ("wire_slabs", super::slabs),
     ("wire_splits", super::splits),
+    ("wire_vocabulary", super::vocabulary),
 ];
 
 #[test]
@@ -142,12 +144,49 @@ proptest! {
     }
 
     #[test]
+    fn any_distribution(
+        count in 0..4_u8, tokens in 0..4_u32, ids in vec(prop_oneof![0..4_u8, any::<u8>()], 0..8),
+        values in vec(prop_oneof![0.0..0.3_f32, any::<f32>()], 0..8), more in vec(any::<u8>(), 0..4),
+    ) {
+        let values = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        super::distribution(&[vec![count], tokens.to_le_bytes().to_vec(), ids, values, more].concat());
+    }
+
+    #[test]
+    fn nearly_distributions(
+        positions in vec((proptest::collection::btree_set(any::<u32>(), 1..5), 0.0..0.3_f32), 1..4),
+        change in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let position = |(ids, value): &(std::collections::BTreeSet<u32>, f32)| {
+            crate::Distribution::new(ids.iter().copied().collect(), vec![*value; ids.len()], 0.0)
+        };
+        let sound: Vec<_> = positions.iter().filter_map(|stated| position(stated).ok()).collect();
+        let mut data = [vec![sound.len() as u8], crate::Distribution::encode_all(&sound)].concat();
+        if let Some((index, byte)) = change {
+            let index = index.index(data.len());
+            data[index] = byte;
+        }
+        super::distribution(&data);
+    }
+
+    #[test]
+    fn any_vocabulary(
+        count in 0..5_u32, ids in vec(prop_oneof![0..4_u8, any::<u8>()], 0..6), hashes in vec(0..4_u64, 0..10),
+        sound in any::<bool>(),
+    ) {
+        let count = if sound { ids.len() as u32 } else { count };
+        let hashes = if sound { hashes.iter().copied().cycle().take(2 * ids.len()).collect() } else { hashes };
+        let hashes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
+        super::vocabulary(&[count.to_le_bytes().to_vec(), ids, hashes].concat());
+    }
+
+    #[test]
     fn any_response(data in vec(prop_oneof![0..0x24_u8, any::<u8>()], 0..40)) {
         super::response(&data);
     }
 
     #[test]
-    fn any_extension(text in "L[0-9]{1,11}[+][0-9]{1,2},T[0-9]{1,3}[+][0-9]{1,11}|[a-z]{3,8}|[0-9a-fG]{63,65}|\\PC{0,70}") {
+    fn any_extension(text in "L[0-9]{1,11}[+][0-9]{1,2},T[0-9]{1,3}[+][0-9]{1,11}|[a-z]{3,8}|[0-9]{0,22}([.][0-9]{0,4})?|[0-9a-fG]{63,65}|\\PC{0,70}") {
         super::extensions(text.as_bytes());
     }
 

@@ -4,9 +4,10 @@ mod form;
 
 use avp_wire::ext::{self, ExtError, FrameKind, SlabId};
 use avp_wire::slab::{Manifest, Reassembly, Received, SlabError, TransferId};
+use avp_wire::vocabulary::{HashedToken, Meaning, SharedPairs, TokenHashes, meaning_hash, string_hash};
 use avp_wire::{
-    Compression, EncodeOptions, ErrorCode, Fault, Frame, FrameDecoder, FrameHead, KvPayload, Limits,
-    TransmitResponse,
+    Compression, Distribution, EncodeOptions, ErrorCode, Fault, Frame, FrameDecoder, FrameHead, KvPayload,
+    Limits, TransmitResponse,
 };
 use serde_json::{Value, json};
 
@@ -53,6 +54,20 @@ fn transfers_are_put_together_as_the_specification_says() {
 }
 
 #[test]
+fn distributions_are_read_and_written_as_the_specification_says() {
+    check("decode_distributions", 70, answer);
+    check("encode_distributions", 10, answer);
+}
+
+#[test]
+fn vocabularies_are_read_written_and_compared_as_the_specification_says() {
+    check("decode_vocabulary", 70, answer);
+    check("encode_vocabulary", 8, answer);
+    check("hash_token", 15, answer);
+    check("shared_tokens", 20, answer);
+}
+
+#[test]
 fn error_codes_have_the_numbers_and_faults_of_the_table() {
     check("error_code", ErrorCode::ALL.len(), answer);
 }
@@ -77,6 +92,12 @@ fn answer(op: &str, input: &Value, profile: &str) -> Answer {
         "encode_response" => Ok(encode_response(input)),
         "reassemble" => reassemble(input, &limits),
         "encode_manifest" => Ok(encode_manifest(input)),
+        "decode_distributions" => decode_distributions(input),
+        "encode_distributions" => encode_distributions(input),
+        "decode_vocabulary" => decode_vocabulary(input),
+        "encode_vocabulary" => encode_vocabulary(input),
+        "hash_token" => Ok(json!({"hash": hash_json(token_hash(input))})),
+        "shared_tokens" => shared_tokens(input),
         "extension" => extension(text(&input["key"]), text(&input["value"])),
         "error_code" => error_code(input),
         other => panic!("no operation {other}"),
@@ -192,6 +213,79 @@ fn encode_manifest(input: &Value) -> Value {
     json!({"payload": hex::encode(manifest.encode()), "slab_count": manifest.slab_count(), "slabs": slabs})
 }
 
+fn decode_distributions(input: &Value) -> Result<Value, ErrorCode> {
+    let count = u32::try_from(number(&input["positions"])).expect("32 bits");
+    let positions = Distribution::decode_all(&bytes(&input["payload"]).into(), count);
+    let positions: Vec<_> = positions
+        .map_err(|error| error.code())?
+        .iter()
+        .map(|p| json!({"ids": p.ids(), "probabilities": p.probabilities(), "left_out": p.left_out()}))
+        .collect();
+    Ok(json!({"positions": positions}))
+}
+
+fn encode_distributions(input: &Value) -> Result<Value, ErrorCode> {
+    let float = |value: &Value| value.as_f64().expect("a number") as f32;
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let position = |position: &Value| {
+        let id = |id: &Value| u32::try_from(number(id)).expect("32 bits");
+        let ids = list(&position["ids"]).iter().map(id).collect();
+        let probabilities = list(&position["probabilities"]).iter().map(float).collect();
+        Distribution::new(ids, probabilities, float(&position["left_out"]))
+    };
+    let positions: Result<Vec<_>, _> = list(&input["positions"]).iter().map(position).collect();
+    let positions = positions.map_err(|error| error.code())?;
+    let payload = Distribution::encode_all(&positions);
+    let count = u32::try_from(positions.len()).expect("32 bits");
+    Distribution::decode_all(&payload.clone().into(), count).map_err(|error| error.code())?;
+    Ok(json!({"payload": hex::encode(payload)}))
+}
+
+fn vocabulary(payload: &Value) -> Result<TokenHashes, ErrorCode> {
+    TokenHashes::decode(&bytes(payload).into()).map_err(|error| error.code())
+}
+
+fn decode_vocabulary(input: &Value) -> Result<Value, ErrorCode> {
+    let vocabulary = vocabulary(&input["payload"])?;
+    if let Some(announced) = input["announced"].as_str() {
+        let announced = hex::decode(announced).expect("hex").try_into().expect("32 bytes");
+        vocabulary.check(&announced).map_err(|error| error.code())?;
+    }
+    let token = |token: &HashedToken| json!([token.id, hash_json(token.meaning), hash_json(token.string)]);
+    let tokens: Vec<_> = vocabulary.tokens().iter().map(token).collect();
+    Ok(json!({"tokens": tokens, "fingerprint": hex::encode(vocabulary.fingerprint())}))
+}
+
+fn hash_json(hash: u64) -> String {
+    hex::encode(hash.to_le_bytes())
+}
+
+/// Of what a token writes, what it is called, or its string: what is stated.
+fn token_hash(stated: &Value) -> u64 {
+    match (stated.get("text"), stated.get("name")) {
+        (Some(written), _) => meaning_hash(Meaning::Text(&bytes(written))),
+        (_, Some(name)) => meaning_hash(Meaning::Name(text(name))),
+        _ => string_hash(text(&stated["string"])),
+    }
+}
+
+fn encode_vocabulary(input: &Value) -> Result<Value, ErrorCode> {
+    let token = |token: &Value| HashedToken {
+        id: u32::try_from(number(&token["id"])).expect("32 bits"),
+        meaning: token_hash(token),
+        string: string_hash(text(&token["string"])),
+    };
+    let tokens = input["tokens"].as_array().expect("tokens").iter().map(token);
+    let vocabulary = TokenHashes::new(tokens).map_err(|error| error.code())?;
+    let fingerprint = hex::encode(vocabulary.fingerprint());
+    Ok(json!({"payload": hex::encode(vocabulary.encode()), "fingerprint": fingerprint}))
+}
+
+fn shared_tokens(input: &Value) -> Result<Value, ErrorCode> {
+    let shared = SharedPairs::between(&vocabulary(&input["source"])?, &vocabulary(&input["target"])?);
+    Ok(json!({"pairs": shared.pairs(), "strings": shared.strings()}))
+}
+
 fn extension(key: &str, value: &str) -> Result<Value, ErrorCode> {
     let read = match key {
         ext::KIND => value.parse::<FrameKind>().map(drop),
@@ -199,6 +293,8 @@ fn extension(key: &str, value: &str) -> Result<Value, ErrorCode> {
         ext::TRANSFER => value.parse::<TransferId>().map(drop),
         ext::BLAKE3 => ext::parse_hash(ext::BLAKE3, value).map(drop),
         ext::WEIGHTS => ext::parse_hash(ext::WEIGHTS, value).map(drop),
+        ext::TOKENS => ext::parse_count(ext::TOKENS, value).map(drop),
+        ext::ENDING => ext::parse_probability(ext::ENDING, value).map(drop),
         // Nothing in this crate reads these two.
         ext::PAD if value.len() >= 64 || !value.trim_matches(' ').is_empty() => {
             Err(ExtError { key: ext::PAD })

@@ -74,7 +74,9 @@ TABLE = {
         703 invalid_distribution peer
         704 unknown_codec incompatible
         705 invalid_manifest peer
-        706 too_many_slabs limit""",
+        706 too_many_slabs limit
+        707 invalid_vocabulary peer
+        708 vocabulary_mismatch peer""",
     "caller": """
         800 invalid_argument caller""",
 }

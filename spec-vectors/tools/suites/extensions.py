@@ -24,7 +24,7 @@ bad("pad_of_64", "avp.pad", " " * 64, PAD)
 bad("pad_of_tabs", "avp.pad", "\t", PAD)
 bad("pad_of_zeros", "avp.pad", "000", PAD)
 
-for kind in ("hello", "text", "ack", "manifest", "slab", "distribution"):
+for kind in ("hello", "text", "ack", "manifest", "slab", "distribution", "vocabulary"):
     ok(f"kind_{kind}", "avp.kind", kind)
 for name, kind in [
     ("in_capitals", "HELLO"),
@@ -33,6 +33,7 @@ for name, kind in [
     ("with_space", "slab "),
     ("cut", "hell"),
     ("longer", "slabs"),
+    ("in_plural", "vocabularies"),
 ]:
     bad(f"kind_{name}", "avp.kind", kind)
 
@@ -109,3 +110,47 @@ for name, value in [
     ("with_more", '"a" "b"'),
 ]:
     bad(f"text_{name}", "avp.text", value, TEXT)
+
+for name, value in [("of_0", "0"), ("ordinary", "57"), ("of_9_digits", "123456789")]:
+    ok(f"tokens_{name}", "avp.tokens", value)
+for name, value in [
+    ("empty", ""),
+    ("plus_sign", "+57"),
+    ("minus_sign", "-57"),
+    ("with_point", "57.0"),
+    ("with_exponent", "1e3"),
+    ("hexadecimal", "0x39"),
+    ("space_before", " 57"),
+    ("space_after", "57 "),
+    ("in_words", "many"),
+    ("other_digits", "\u0665"),
+]:
+    bad(f"tokens_{name}", "avp.tokens", value)
+
+for name, value in [
+    ("of_0", "0"),
+    ("of_1", "1"),
+    ("of_1_with_point", "1.0"),
+    ("ordinary", "0.25"),
+    ("tiny", "0.000000000000000000000000000000000000011754944"),
+]:
+    ok(f"ending_{name}", "avp.ending", value)
+for name, value in [
+    ("empty", ""),
+    ("above_1", "1.5"),
+    ("of_2", "2"),
+    ("negative", "-0.25"),
+    ("plus_sign", "+0.25"),
+    ("with_exponent", "1e-3"),
+    ("no_digit_before_point", ".5"),
+    ("no_digit_after_point", "1."),
+    ("point_alone", "."),
+    ("two_points", "0.2.5"),
+    ("comma", "0,25"),
+    ("percent", "25%"),
+    ("nan", "NaN"),
+    ("infinity", "inf"),
+    ("space_before", " 0.25"),
+    ("space_after", "0.25 "),
+]:
+    bad(f"ending_{name}", "avp.ending", value)

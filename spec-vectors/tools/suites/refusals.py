@@ -10,6 +10,7 @@ from scripts import (
     SERVER,
     SESSION,
     UNEXPECTED,
+    W1,
     Scripts,
     ack,
     done,
@@ -125,6 +126,15 @@ for name, entry in [
     ("more_in_it", {"v": 1, "new": {}}),
     ("keys_64", {"v": 1, "keys": [f"k{i}" for i in range(64)]}),
     ("key_of_256_bytes", {"v": 1, "keys": ["k" * 256]}),
+    ("vocabulary", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 151936}}),
+    ("vocabulary_of_1_row", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 1}}),
+    ("vocabulary_of_u32_max_rows", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 4294967295}}),
+    ("vocabulary_and_more_in_it", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 8, "new": [1]}}),
+    ("vocabulary_null", {"v": 1, "vocabulary": None}),
+    ("vocabulary_empty", {"v": 1, "vocabulary": {}}),
+    ("vocabulary_without_fingerprint", {"v": 1, "vocabulary": {"rows": 8}}),
+    ("vocabulary_fingerprint_null", {"v": 1, "vocabulary": {"fingerprint": None, "rows": 8}}),
+    ("vocabulary_fingerprint_empty", {"v": 1, "vocabulary": {"fingerprint": "", "rows": 8}}),
 ]:
     suite.to_server(f"takes_extension_{name}", "extensions 2.5", says(capable(entry)), ANSWER)
 for name, entry in [
@@ -138,6 +148,21 @@ for name, entry in [
     ("keys_of_numbers", {"v": 1, "keys": [1]}),
     ("codecs_object", {"v": 1, "codecs": {}}),
     ("keys_null", {"v": 1, "keys": None}),
+    ("vocabulary_text", {"v": 1, "vocabulary": W1}),
+    ("vocabulary_list", {"v": 1, "vocabulary": [W1, 8]}),
+    ("vocabulary_number", {"v": 1, "vocabulary": 8}),
+    ("vocabulary_fingerprint_short", {"v": 1, "vocabulary": {"fingerprint": "ab", "rows": 8}}),
+    ("vocabulary_fingerprint_long", {"v": 1, "vocabulary": {"fingerprint": W1 + "cc", "rows": 8}}),
+    ("vocabulary_fingerprint_in_capitals", {"v": 1, "vocabulary": {"fingerprint": "AB" * 32, "rows": 8}}),
+    ("vocabulary_fingerprint_number", {"v": 1, "vocabulary": {"fingerprint": 5, "rows": 8}}),
+    ("vocabulary_without_rows", {"v": 1, "vocabulary": {"fingerprint": W1}}),
+    ("vocabulary_rows_null", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": None}}),
+    ("vocabulary_rows_0", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 0}}),
+    ("vocabulary_rows_negative", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": -1}}),
+    ("vocabulary_rows_text", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": "8"}}),
+    ("vocabulary_rows_float", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 8.0}}),
+    ("vocabulary_rows_beyond_32_bits", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 4294967296}}),
+    ("vocabulary_rows_beyond_64_bits", {"v": 1, "vocabulary": {"fingerprint": W1, "rows": 18446744073709551617}}),
 ]:
     suite.to_server(f"refuses_extension_{name}", "extensions 2.5, handshake 4.8", says(capable(entry)), tells(BAD))
 for name, entry in [

@@ -31,6 +31,8 @@ fn read_as(key: &str, value: &str) -> Result<(), ExtError> {
         ext::BLAKE3 => ext::parse_hash(ext::BLAKE3, value).map(drop),
         ext::WEIGHTS => ext::parse_hash(ext::WEIGHTS, value).map(drop),
         ext::TRANSFER => value.parse::<TransferId>().map(drop),
+        ext::TOKENS => ext::parse_count(ext::TOKENS, value).map(drop),
+        ext::ENDING => ext::parse_probability(ext::ENDING, value).map(drop),
         ext::PAD if value.len() > MAX_PAD || value.bytes().any(|byte| byte != b' ') => {
             Err(ExtError { key: ext::PAD })
         }

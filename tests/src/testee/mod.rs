@@ -1,6 +1,7 @@
 //! The crates of this workspace as a testee of `avp-conform`: JSON requests in, JSON replies out, a line each
 //! (spec-vectors/README.md). Every operation is a thin call; nothing is decided here.
 
+mod distribution;
 mod error;
 mod extension;
 mod fingerprint;
@@ -15,6 +16,7 @@ mod numerics;
 mod resolve;
 mod slab;
 mod stream;
+mod vocabulary;
 
 use std::io::{BufRead, Write};
 
@@ -62,6 +64,12 @@ fn answer(op: &str, fields: Value) -> Option<Answer> {
         "read_context" => kv::read_context(fields),
         "reassemble" => slab::reassemble(fields),
         "encode_manifest" => slab::encode_manifest(fields),
+        "decode_distributions" => distribution::decode(fields),
+        "encode_distributions" => distribution::encode(fields),
+        "decode_vocabulary" => vocabulary::decode(fields),
+        "encode_vocabulary" => vocabulary::encode(fields),
+        "hash_token" => vocabulary::hash_token(fields),
+        "shared_tokens" => vocabulary::shared(fields),
         "hash_model" => identity::hash_model(fields),
         "hash_tokenizer" => identity::hash_tokenizer(fields),
         "identity" => identity::of_config(fields),
