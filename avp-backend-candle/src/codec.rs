@@ -11,7 +11,7 @@ use avp_backend::{BackendError, TextCodec, TokenPieces};
 use tokenizers::Tokenizer;
 
 use crate::config::json::{invalid, read_file};
-use crate::pieces::pieces;
+use crate::pieces::{inner_pieces, pieces};
 
 /// `tokenizer.json`, through the `tokenizers` crate.
 #[derive(Debug)]
@@ -68,6 +68,13 @@ impl TextCodec for HfCodec {
         }
         let made = Arc::new(pieces(&self.tokenizer)?);
         Ok(Arc::clone(self.pieces.get_or_init(|| made)))
+    }
+
+    fn inner_pieces(&self) -> Result<Arc<TokenPieces>, BackendError> {
+        match self.pieces() {
+            Ok(pieces) => Ok(pieces),
+            Err(_) => Ok(Arc::new(inner_pieces(&self.tokenizer)?)),
+        }
     }
 }
 

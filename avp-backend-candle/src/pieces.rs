@@ -1,4 +1,4 @@
-//! The bytes that tokens write, for grammars.
+//! The bytes that tokens write: what grammars are followed by, and tokens of different vocabularies compared by.
 
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
@@ -8,21 +8,40 @@ use avp_backend::{BackendError, TokenPieces};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-/// The bytes of every token, special ones aside.
+/// The bytes of every token, special ones aside, wherever it stands.
 pub(crate) fn pieces(tokenizer: &Tokenizer) -> Result<TokenPieces, BackendError> {
-    let spelling = Spelling::of(tokenizer).ok_or_else(|| BackendError::Unsupported {
+    let spelling = Spelling::of(tokenizer, Place::Anywhere).ok_or_else(|| BackendError::Unsupported {
         what: "a grammar with this tokenizer, whose decoder gives a token other text in other places"
             .to_owned(),
         supported: "the decoders ByteLevel, and Replace, ByteFallback and Fuse; or the model as a GGUF file"
             .to_owned(),
     })?;
+    Ok(spelled(tokenizer, &spelling))
+}
+
+/// The bytes of every token, special ones aside, behind another one.
+pub(crate) fn inner_pieces(tokenizer: &Tokenizer) -> Result<TokenPieces, BackendError> {
+    let spelling = Spelling::of(tokenizer, Place::Within).ok_or_else(|| BackendError::Unsupported {
+        what: "comparing this tokenizer's tokens with others, whose decoder is not known".to_owned(),
+        supported: "the decoders ByteLevel, and Replace, ByteFallback, Fuse and Strip".to_owned(),
+    })?;
+    Ok(spelled(tokenizer, &spelling))
+}
+
+fn spelled(tokenizer: &Tokenizer, spelling: &Spelling) -> TokenPieces {
     let added = tokenizer.get_added_tokens_decoder();
     let writes = |id| added.get(&id).is_none_or(|token| !token.special);
     let count = tokenizer.get_vocab(true).into_values().max().map_or(0, |last| last.saturating_add(1));
     let token = |id| tokenizer.id_to_token(id).filter(|_| writes(id));
-    Ok(TokenPieces::new(
-        (0..count).map(|id| token(id).map(|token| spelling.bytes(&token)).unwrap_or_default()),
-    ))
+    TokenPieces::new((0..count).map(|id| token(id).map(|token| spelling.bytes(&token)).unwrap_or_default()))
+}
+
+/// Where a token stands whose bytes are asked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Anywhere,
+    /// Not at the beginning of a text, where some tokenizers drop a space.
+    Within,
 }
 
 /// How tokens spell bytes, where each has the same ones wherever it stands.
@@ -34,8 +53,14 @@ enum Spelling {
 }
 
 impl Spelling {
-    fn of(tokenizer: &Tokenizer) -> Option<Self> {
-        let decoder = serde_json::to_value(tokenizer.get_decoder()).ok()?;
+    fn of(tokenizer: &Tokenizer, place: Place) -> Option<Self> {
+        let mut decoder = serde_json::to_value(tokenizer.get_decoder()).ok()?;
+        if place == Place::Within
+            && let Some(decoders) = decoder.get_mut("decoders").and_then(Value::as_array_mut)
+            && decoders.len() == 4
+        {
+            decoders.pop_if(|last| *last == json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
         let sentence_piece = json!({"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
             {"type": "ByteFallback"},

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use crate::decoder::{Decoder, product};
 use crate::error::engine;
-use crate::kernels::{Soft, Values, mix_dense, mix_sparse};
+use crate::kernels::{Soft, Values, mix_dense, mix_many, mix_sparse};
 use crate::sequence::check_ids;
 
 /// Table rows per step of a pass over a whole table.
@@ -64,10 +64,13 @@ pub(crate) fn embed_mix(
     for mix in mixes {
         check_mix(model, mix)?;
     }
-    let mut out = Vec::with_capacity(mixes.len().saturating_mul(model.config.hidden));
-    for mix in mixes {
-        out.append(&mut one_mix(model, mix).map_err(engine)?);
-    }
+    let mut out = match many_mixes(model, mixes).map_err(engine)? {
+        Some(rows) => rows,
+        None => {
+            let rows: Result<Vec<_>> = mixes.iter().map(|mix| one_mix(model, mix)).collect();
+            rows.map_err(engine)?.concat()
+        }
+    };
     if let Some(scale) = model.embed_scale() {
         out.iter_mut().for_each(|x| *x *= scale);
     }
@@ -85,6 +88,22 @@ fn check_mix(model: &Decoder, mix: &TokenMix<'_>) -> std::result::Result<(), Bac
         }
     };
     if expected == got { Ok(()) } else { Err(BackendError::Shape { what, expected, got }) }
+}
+
+/// All mixes in one pass over the table, where there are several, all sparse with ascending ids, on the CPU.
+fn many_mixes(model: &Decoder, mixes: &[TokenMix<'_>]) -> Result<Option<Vec<f32>>> {
+    fn sparse<'a>(mix: &TokenMix<'a>) -> Option<(&'a [u32], &'a [f32])> {
+        match *mix {
+            TokenMix::Sparse { ids, weights } if ids.is_sorted() => Some((ids, weights)),
+            _ => None,
+        }
+    }
+    let Some(pairs) = mixes.iter().map(sparse).collect::<Option<Vec<_>>>().filter(|all| all.len() > 1) else {
+        return Ok(None);
+    };
+    let (storage, layout) = model.embed.storage_and_layout();
+    let Storage::Cpu(table) = &*storage else { return Ok(None) };
+    Ok(Some(mix_many(&Values::new(table, layout)?, model.config.hidden, &pairs)))
 }
 
 fn one_mix(model: &Decoder, mix: &TokenMix<'_>) -> Result<Vec<f32>> {

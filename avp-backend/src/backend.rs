@@ -215,6 +215,15 @@ pub trait TextCodec: Send + Sync {
     /// # Errors
     /// [`BackendError::Unsupported`] if what a token writes depends on more than the token.
     fn pieces(&self) -> Result<Arc<TokenPieces>, BackendError>;
+
+    /// The bytes that each token writes in the middle of a text, where it may write fewer at the beginning: what tokens of
+    /// different vocabularies are compared by.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] if that is not known.
+    fn inner_pieces(&self) -> Result<Arc<TokenPieces>, BackendError> {
+        self.pieces()
+    }
 }
 
 /// Gram matrix and cross product of the embedding tables, in f64 row-major `[hidden_dim, hidden_dim]`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use avp_handshake::{ModelIdentity, Verification, VerificationPolicy};
 
 use crate::transfer::Claim;
-use crate::{Backend, ContextError, Sequence};
+use crate::{Backend, BackendError, ContextError, HiddenStates, Input, Sequence};
 
 /// The KV cache of everything an agent has read and thought, and where it came from.
 ///
@@ -21,6 +21,7 @@ struct Inner {
     weights: Option<String>,
     latent_steps: usize,
     last_hidden: Option<Vec<f32>>,
+    hidden: Option<HiddenStates>,
     verification: Verification,
 }
 
@@ -31,10 +32,14 @@ impl Context {
         sequence: Box<dyn Sequence>,
         latent_steps: usize,
         last_hidden: Vec<f32>,
+        hidden: Option<HiddenStates>,
         prior: Option<&Self>,
     ) -> Self {
         let verification = prior.map_or(Verification::Verified, Self::verification);
-        Self::assemble(backend, sequence, latent_steps, Some(last_hidden), verification)
+        Self(Arc::new(Inner {
+            hidden,
+            ..Inner::assemble(backend, sequence, latent_steps, Some(last_hidden), verification)
+        }))
     }
 
     pub(crate) fn imported(
@@ -43,25 +48,27 @@ impl Context {
         latent_steps: usize,
         verification: Verification,
     ) -> Self {
-        Self::assemble(backend, sequence, latent_steps, None, verification)
+        Self(Arc::new(Inner::assemble(backend, sequence, latent_steps, None, verification)))
     }
 
-    fn assemble(
-        backend: &dyn Backend,
-        sequence: Box<dyn Sequence>,
-        latent_steps: usize,
-        last_hidden: Option<Vec<f32>>,
-        verification: Verification,
-    ) -> Self {
-        let info = backend.info();
-        Self(Arc::new(Inner {
-            sequence,
-            identity: info.identity.clone(),
-            weights: info.weights.clone(),
-            latent_steps,
-            last_hidden,
-            verification,
-        }))
+    /// A context that has read input embeddings `[n, hidden_dim]` and nothing else: those of distributions of another model, for
+    /// one ([`embed_distributions`](crate::embed_distributions)).
+    ///
+    /// # Errors
+    /// As [`Sequence::forward`].
+    pub fn of_embeddings(backend: &dyn Backend, embeddings: &[f32]) -> Result<Self, BackendError> {
+        let positions = embeddings.len() / (backend.info().identity.hidden_dim as usize).max(1);
+        let mut sequence = backend.new_sequence(positions)?;
+        let hidden = sequence.forward(Input::Embeddings(embeddings))?;
+        Ok(Self(Arc::new(Inner::assemble(backend, sequence, 0, Some(hidden), Verification::Verified))))
+    }
+
+    /// The same, made from what is known of its checkpoint so much.
+    pub(crate) fn of_verification(self, verification: Verification) -> Self {
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) => Self(Arc::new(Inner { verification, ..inner })),
+            Err(shared) => Self(shared),
+        }
     }
 
     /// Cached positions.
@@ -86,6 +93,12 @@ impl Context {
     #[must_use]
     pub fn last_hidden(&self) -> Option<&[f32]> {
         self.0.last_hidden.as_deref()
+    }
+
+    /// Its hidden states, where they were kept ([`ThinkOptions::hidden_positions`](crate::ThinkOptions::hidden_positions)).
+    #[must_use]
+    pub fn hidden(&self) -> Option<&HiddenStates> {
+        self.0.hidden.as_ref()
     }
 
     /// The model that made it.
@@ -128,6 +141,27 @@ impl Context {
     pub(crate) fn check_model(&self, backend: &dyn Backend) -> Result<(), ContextError> {
         let claim = Claim::of(&self.0.identity, self.weights());
         claim.check(backend.info(), VerificationPolicy::Allow).map(drop)
+    }
+}
+
+impl Inner {
+    fn assemble(
+        backend: &dyn Backend,
+        sequence: Box<dyn Sequence>,
+        latent_steps: usize,
+        last_hidden: Option<Vec<f32>>,
+        verification: Verification,
+    ) -> Self {
+        let info = backend.info();
+        Self {
+            sequence,
+            identity: info.identity.clone(),
+            weights: info.weights.clone(),
+            latent_steps,
+            last_hidden,
+            hidden: None,
+            verification,
+        }
     }
 }
 

@@ -15,7 +15,9 @@ mod error;
 mod filled;
 mod generate;
 mod grammar;
+mod hidden;
 mod import;
+mod map;
 mod mix;
 mod project;
 mod prompt;
@@ -39,9 +41,17 @@ pub use generate::{
     GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate, generate_arriving,
 };
 pub use grammar::{Grammar, GrammarConstraint, GrammarError, GrammarFault, TokenPieces};
+pub use hidden::{HiddenError, HiddenStates};
 pub use import::{ContextImport, check_context, part};
+pub use map::{ListedMap, MapEnd, MapError, MapFault, MapFolder, MapProjection, ModelKey, ProjectionMap};
 pub use mix::{LEFT_OUT_F32, LEFT_OUT_HALF, SoftmaxMix};
-pub use project::{ProjectionMetrics, ProjectionOptions, projection_metrics, vocabulary_mediated};
+pub use project::{
+    GateMode, GateOptions, GateReason, MOST_VALIDATION_TEXTS, MOST_VALIDATION_TOKENS, ProjectionMetrics,
+    ProjectionOptions, SharedTokens, TransferFacts, UnknownGateMode, VALIDATION_TEXTS, Validation,
+    ValidationCache, ValidationKey, ValidationText, Verdict, distributions, effective_rank,
+    embed_distributions, ending, projection_metrics, token_hashes, validate, validate_pair, validation_of,
+    validation_texts, validation_texts_hash, vocabulary_mediated, vocabulary_overlap,
+};
 pub use prompt::{ChatMessage, Prompt, PromptError, render_chat_template};
 pub use realign::{LatentProjection, LinearMap, ProjectionError, left_out_bound, scale_to_norm};
 pub use sample::SamplingOptions;

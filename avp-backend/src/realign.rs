@@ -13,7 +13,7 @@ use faer::{Mat, MatRef, Side};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::mix::{LEFT_OUT_F32, LEFT_OUT_HALF};
-use crate::{Backend, BackendError, NonFinite, RealignmentProducts, SoftmaxMix};
+use crate::{Backend, BackendError, MapError, NonFinite, RealignmentProducts, SoftmaxMix};
 
 /// Ridge term of the regression.
 const LAMBDA: f64 = 1e-5;
@@ -39,6 +39,15 @@ pub enum ProjectionError {
     /// The engine failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Two models share no token, or none that has a probability.
+    #[error("the two models share no token that has a probability; hand over text")]
+    NothingShared,
+    /// What would be shipped is no distribution.
+    #[error(transparent)]
+    Distribution(#[from] avp_wire::DistributionError),
+    /// A map that is not for these models.
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// The regression has no solution.
     #[error("the output embeddings give no realignment: {0}")]
     Singular(String),
@@ -116,6 +125,24 @@ impl LinearMap {
     #[must_use]
     pub fn new(matrix: Vec<f32>, bias: Option<Vec<f32>>, target_norm: f32) -> Self {
         Self { matrix, bias, target_norm }
+    }
+
+    /// The matrix `[source_dim, target_dim]`, row-major.
+    #[must_use]
+    pub fn matrix(&self) -> &[f32] {
+        &self.matrix
+    }
+
+    /// The bias `[target_dim]`, where there is one.
+    #[must_use]
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// Norm that results are scaled to.
+    #[must_use]
+    pub fn target_norm(&self) -> f32 {
+        self.target_norm
     }
 
     /// Solves the ridge regression in f64.

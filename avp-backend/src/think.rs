@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use crate::hidden::ending_behind;
 use crate::prompt::{Prompt, PromptError};
 use crate::realign::{LatentProjection, ProjectionError};
-use crate::{Backend, BackendError, Context, ContextError, Input, NonFinite, Sequence};
+use crate::{Backend, BackendError, Context, ContextError, HiddenStates, Input, NonFinite, Sequence};
 
 /// Tokens per forward pass of a prefill: bounds the attention scores in memory.
 pub(crate) const PREFILL_CHUNK: usize = 512;
@@ -17,12 +18,16 @@ pub struct ThinkOptions {
     pub steps: usize,
     /// Where the realignment of untied models is kept between runs; `None` computes it each time.
     pub cache_dir: Option<PathBuf>,
+    /// How many of the prompt's last positions leave their hidden states in the context, beside those of all latent steps
+    /// ([`Context::hidden`]): what a model of another kind can be given. 0 keeps none. Costs a decode step, in which the model
+    /// says whether it has said all.
+    pub hidden_positions: usize,
 }
 
 impl Default for ThinkOptions {
     /// Twenty steps, the reference SDK's default.
     fn default() -> Self {
-        Self { steps: 20, cache_dir: None }
+        Self { steps: 20, cache_dir: None, hidden_positions: 0 }
     }
 }
 
@@ -111,8 +116,13 @@ pub fn think(
         return Err(ThinkError::ContextWindow { context: before, prompt, steps, window });
     }
     let mut sequence = start(backend, context, total - before)?;
-    let mut hidden = prefill(sequence.as_mut(), &tokens, progress)?;
+    let (mut hidden, mut rows) = prefill(sequence.as_mut(), &tokens, options.hidden_positions, progress)?;
     check_finite(&hidden, 0)?;
+    let keeps_hidden = options.hidden_positions > 0;
+    let ending = match keeps_hidden {
+        true => ending_behind(backend, sequence.as_ref(), &hidden).map_err(ThinkError::Projection)?,
+        false => 0.0,
+    };
     if options.steps > 0 {
         let projection = LatentProjection::for_backend(backend, options.cache_dir.as_deref())
             .map_err(ThinkError::Projection)?;
@@ -123,11 +133,17 @@ pub fn think(
             })?;
             hidden = sequence.forward(Input::Embeddings(&embedding))?;
             check_finite(&hidden, step)?;
+            if keeps_hidden {
+                rows.extend_from_slice(&hidden);
+            }
             progress(Progress::Latent { done: step, total: options.steps });
         }
     }
-    let steps = context.map_or(0, Context::latent_steps) + options.steps;
-    Ok(Context::computed(backend, sequence, steps, hidden, context))
+    let prior_steps = context.map_or(0, Context::latent_steps);
+    // What a file says of its latent steps may be more than it holds.
+    let read = before.saturating_sub(prior_steps) + tokens.len();
+    let kept = keeps_hidden.then(|| HiddenStates::computed(backend, rows, options.steps, read, ending));
+    Ok(Context::computed(backend, sequence, prior_steps + options.steps, hidden, kept, context))
 }
 
 /// A sequence to continue `context` (or nothing) with room for `additional` tokens.
@@ -175,18 +191,34 @@ impl From<StartError> for ThinkError {
     }
 }
 
-/// Reads `tokens` in chunks; the hidden state of the last one, `[hidden_dim]`.
-pub(crate) fn prefill(
+/// Reads `tokens` in chunks; the hidden state of the last one, `[hidden_dim]`, and those of the last `kept`.
+fn prefill(
     sequence: &mut dyn Sequence,
     tokens: &[u32],
+    kept: usize,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<f32>, BackendError> {
+) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
     let mut on = |event| {
         progress(event);
         ControlFlow::Continue(())
     };
-    let hidden = prefill_by(tokens, &mut on, |chunk, _| sequence.forward(Input::Tokens(chunk)))?;
-    Ok(hidden.unwrap_or_default())
+    let first_kept = tokens.len().saturating_sub(kept);
+    let mut rows = Vec::new();
+    let hidden = prefill_by(tokens, &mut on, |chunk, done| {
+        let input = Input::Tokens(chunk);
+        if kept <= 1 || done + chunk.len() <= first_kept {
+            return sequence.forward(input);
+        }
+        let all = sequence.forward_all(input)?;
+        let dim = all.len() / chunk.len();
+        rows.extend_from_slice(&all[first_kept.saturating_sub(done) * dim..]);
+        Ok(all[all.len() - dim..].to_vec())
+    })?;
+    let hidden = hidden.unwrap_or_default();
+    if kept == 1 {
+        rows.clone_from(&hidden);
+    }
+    Ok((hidden, rows))
 }
 
 /// Reads `tokens` in chunks through `forward`, which is told how many went before. `None` if `progress` broke it off.

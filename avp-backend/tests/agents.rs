@@ -31,7 +31,7 @@ fn raw(text: &str) -> Prompt {
 }
 
 fn thought(backend: &dyn Backend, text: &str, context: Option<&Context>, steps: usize) -> Context {
-    let options = ThinkOptions { steps, cache_dir: None };
+    let options = ThinkOptions { steps, ..Default::default() };
     think(backend, &raw(text), context, &options, &mut |_| ()).unwrap()
 }
 
@@ -116,7 +116,7 @@ fn a_nan_ends_the_thinking_and_names_the_step() {
     let tables = MatrixTables { hidden_dim: DIM, input, output: Some(table(2)) };
     let poisoned = MatrixBackend::new("poisoned", tables, 64);
     let run = |backend: &dyn Backend, text: &str| {
-        think(backend, &raw(text), None, &ThinkOptions { steps: 2, cache_dir: None }, &mut |_| ())
+        think(backend, &raw(text), None, &ThinkOptions { steps: 2, ..Default::default() }, &mut |_| ())
     };
     assert!(matches!(run(&poisoned, "x"), Err(ThinkError::NonFinite { step: 0 })));
     let mut output = table(2);
@@ -258,8 +258,13 @@ fn a_generation_whose_tokens_have_no_text_is_cancelled_at_the_next_token() {
 #[test]
 fn too_long_prompts_say_what_does_not_fit() {
     let backend = model(16);
-    let error =
-        think(&backend, &raw("0123456789"), None, &ThinkOptions { steps: 7, cache_dir: None }, &mut |_| ());
+    let error = think(
+        &backend,
+        &raw("0123456789"),
+        None,
+        &ThinkOptions { steps: 7, ..Default::default() },
+        &mut |_| (),
+    );
     assert!(matches!(error, Err(ThinkError::ContextWindow { context: 0, prompt: 10, steps: 7, window: 16 })));
     let context = thought(&backend, "0123456789", None, 0);
     let options = GenerateOptions::default();

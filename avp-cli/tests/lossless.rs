@@ -21,7 +21,7 @@ const STEPS: [usize; 2] = [0, 3];
 
 /// One process doing both: this one.
 fn think_here(backend: &dyn Backend, prompt: &str, prior: Option<&Context>, steps: usize) -> Context {
-    let options = ThinkOptions { steps, cache_dir: Some(cache_dir()) };
+    let options = ThinkOptions { steps, cache_dir: Some(cache_dir()), ..Default::default() };
     think(backend, &Prompt::from(prompt), prior, &options, &mut |_| ()).unwrap()
 }
 

@@ -82,7 +82,7 @@ impl Agent {
     ) -> Result<Context, AgentError> {
         let agent = self.clone();
         let run = move || {
-            let options = ThinkOptions { steps, cache_dir: agent.cache_dir };
+            let options = ThinkOptions { steps, cache_dir: agent.cache_dir, ..ThinkOptions::default() };
             think(agent.backend.as_ref(), &prompt, context.as_ref(), &options, &mut |_| ())
         };
         Ok(tokio::task::spawn_blocking(run).await.map_err(|_| AgentError::Lost)??)

@@ -113,7 +113,7 @@ fn a_context_of_the_sdk_continues_with_the_tokens_of_the_sdk() {
 fn thinking_here_computes_the_cache_that_the_sdk_computed() {
     for case in cases() {
         let backend = case.backend();
-        let options = ThinkOptions { steps: case.steps, cache_dir: None };
+        let options = ThinkOptions { steps: case.steps, ..Default::default() };
         let prompt = Prompt::User(case.notes.clone());
         let context = think(backend.as_ref(), &prompt, None, &options, &mut |_| ()).unwrap();
         let mine = context.to_frame(&ContextStamp::default(), &pool()).unwrap();

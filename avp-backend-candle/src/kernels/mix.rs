@@ -19,6 +19,47 @@ pub(crate) fn mix_sparse(table: &Values<'_>, dim: usize, ids: &[u32], weights: &
     })
 }
 
+/// Rows that are summed for all mixes before the next ones are read, so that they stay in the second-level cache.
+const SHARED_ROWS: usize = 32;
+/// Rows of the table that one task of [`mix_many`] goes through.
+const MANY_TASK_ROWS: usize = 16 << 10;
+
+/// As [`mix_sparse`] for several mixes, `[mixes, dim]`, in one pass over the table: neighbours mostly weigh the same tokens. Ids
+/// must be ascending.
+pub(crate) fn mix_many(table: &Values<'_>, dim: usize, mixes: &[(&[u32], &[f32])]) -> Vec<f32> {
+    for_values!(table, rows => {
+        let height = rows.len() / dim.max(1);
+        let task = |start: usize| {
+            let mut sums = vec![0f32; mixes.len() * dim];
+            let end = height.min(start + MANY_TASK_ROWS);
+            let mut at: Vec<usize> = mixes.iter().map(|(ids, _)| ids.partition_point(|id| index(*id) < start)).collect();
+            for block in (start..end).step_by(SHARED_ROWS) {
+                let block_end = end.min(block + SHARED_ROWS);
+                let each = mixes.iter().zip(&mut at).zip(sums.chunks_exact_mut(dim));
+                for (((ids, weights), at), sum) in each {
+                    while let (Some(id), Some(weight)) = (ids.get(*at), weights.get(*at)) {
+                        if index(*id) >= block_end {
+                            break;
+                        }
+                        let first = index(*id) * dim;
+                        if let Some(row) = rows.get(first..first + dim).filter(|_| *weight != 0.0) {
+                            add_row(sum, row, *weight);
+                        }
+                        *at += 1;
+                    }
+                }
+            }
+            sums
+        };
+        let starts: Vec<usize> = (0..height).step_by(MANY_TASK_ROWS).collect();
+        sum(mixes.len() * dim, starts.into_par_iter().map(task).collect())
+    })
+}
+
+fn index(id: u32) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
+}
+
 /// `sum_i weights[i] * table[i]`, `[dim]`, over the whole vocabulary.
 pub(crate) fn mix_dense(table: &Values<'_>, dim: usize, weights: &[f32]) -> Vec<f32> {
     for_values!(table, rows => {

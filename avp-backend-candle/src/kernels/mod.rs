@@ -9,7 +9,7 @@ mod soft;
 mod stream;
 
 pub(crate) use linear::linear;
-pub(crate) use mix::{mix_dense, mix_sparse};
+pub(crate) use mix::{mix_dense, mix_many, mix_sparse};
 pub(crate) use soft::Soft;
 pub(crate) use stream::{LARGE, copy};
 

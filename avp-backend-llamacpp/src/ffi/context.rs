@@ -64,10 +64,11 @@ impl Context {
         let tap = TapCell::new(model.layers());
         // SAFETY: takes nothing.
         let mut raw = unsafe { sys::llama_context_default_params() };
-        raw.n_ctx = params.capacity;
-        raw.n_batch = params.batch;
-        raw.n_ubatch = params.batch;
         raw.n_seq_max = 2;
+        // llama.cpp ends the process at a pass of a context that has room for fewer outputs than sequences.
+        raw.n_ctx = params.capacity.max(raw.n_seq_max);
+        raw.n_batch = params.batch.max(raw.n_seq_max);
+        raw.n_ubatch = raw.n_batch;
         raw.kv_unified = true;
         raw.n_threads = model.threads().count();
         raw.n_threads_batch = model.threads().count();

@@ -77,6 +77,13 @@ impl MatrixBackend {
         self
     }
 
+    /// The same model announcing this hash of its vocabulary.
+    #[must_use]
+    pub fn with_tokenizer_hash(mut self, hash: &str) -> Self {
+        hash.clone_into(&mut self.info.identity.tokenizer_hash);
+        self
+    }
+
     /// The same model with no token that ends a text.
     #[must_use]
     pub fn without_stop_tokens(mut self) -> Self {

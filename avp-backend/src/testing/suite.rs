@@ -30,6 +30,7 @@ macro_rules! backend_suite {
             one_imported_key_that_differs_changes_what_is_computed,
             what_is_not_finite_stays_in_its_sequence,
             growth_keeps_what_is_cached,
+            one_position_has_room_in_a_sequence_for_one,
             nothing_goes_beyond_the_context_window,
             wrong_arguments_are_named_and_change_nothing,
             mixes_are_weighted_sums_of_embeddings,
@@ -335,6 +336,17 @@ pub fn growth_keeps_what_is_cached(backend: &dyn Backend) {
     let mut whole = backend.new_sequence(64).unwrap();
     next(&mut *whole, &ids[..20]);
     assert!(distance(&hidden, &next(&mut *whole, &ids[20..])) < tolerance(backend));
+}
+
+pub fn one_position_has_room_in_a_sequence_for_one(backend: &dyn Backend) {
+    let ids = ids();
+    let mut sequence = backend.new_sequence(1).unwrap();
+    let first = next(&mut *sequence, &ids[..1]);
+    let mut fork = sequence.fork().unwrap();
+    fork.reserve(1).unwrap();
+    let mut whole = backend.new_sequence(64).unwrap();
+    assert!(distance(&first, &next(&mut *whole, &ids[..1])) < tolerance(backend));
+    assert!(distance(&next(&mut *fork, &ids[1..2]), &next(&mut *whole, &ids[1..2])) < tolerance(backend));
 }
 
 pub fn nothing_goes_beyond_the_context_window(backend: &dyn Backend) {

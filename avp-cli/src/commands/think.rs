@@ -21,7 +21,8 @@ pub(crate) fn run(args: ThinkArgs, json: bool) -> Result<()> {
     let policy = model::policy(args.require_verified);
     let prior =
         args.context.as_ref().map(|f| load_context(f, backend.as_ref(), policy, &pool)).transpose()?;
-    let options = ThinkOptions { steps: args.steps, cache_dir: model::cache_dir() };
+    let options =
+        ThinkOptions { steps: args.steps, cache_dir: model::cache_dir(), ..ThinkOptions::default() };
     let bar = Bar::default();
     let started = Instant::now();
     let prompt = Prompt::User(args.prompt.clone());

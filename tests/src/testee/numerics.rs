@@ -2,8 +2,8 @@
 
 use avp_backend::testing::{MatrixBackend, MatrixTables};
 use avp_backend::{
-    LatentProjection, LinearMap, ProjectionError, ProjectionOptions, projection_metrics, scale_to_norm,
-    vocabulary_mediated,
+    Backend, LatentProjection, LinearMap, ProjectionError, ProjectionOptions, SharedTokens,
+    projection_metrics, scale_to_norm, vocabulary_mediated,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn mediated(fields: Value) -> Answer {
     let options = ProjectionOptions {
         temperature: request.temperature,
         target_norm: request.target_norm,
-        left_out: None,
+        ..Default::default()
     };
     Ok(rows(&vocabulary_mediated(&source, &target, &request.hidden, &options)?, dim))
 }
@@ -73,12 +73,14 @@ fn metrics(fields: Value) -> Answer {
     let options = ProjectionOptions {
         temperature: request.temperature,
         target_norm: request.target_norm,
-        left_out: None,
+        nearest_cosine: true,
+        ..Default::default()
     };
+    let shared = SharedTokens::Same(source.info().vocab_size.min(target.info().vocab_size));
     let mut found = Vec::new();
     for hidden in request.hidden.chunks_exact(dim) {
         let projected = vocabulary_mediated(&source, &target, hidden, &options)?;
-        found.push(projection_metrics(&source, &target, hidden, &projected, &options)?);
+        found.push(projection_metrics(&source, &target, &shared, hidden, &projected, &options)?);
     }
     Ok(json!({
         "entropy": found.iter().map(|m| m.entropy).collect::<Vec<_>>(),
