@@ -2,17 +2,24 @@
 
 mod cert;
 mod engine;
+mod map;
 mod transport;
 
 use std::path::PathBuf;
 
 use avp::transport::Scheme;
-use avp::{Engine, GenerateOptions, SamplingOptions};
+use avp::{
+    Agent, ContextError, Engine, GateMode, GenerateOptions, HiddenStates, OutgoingHidden, SamplingOptions,
+    VerificationPolicy,
+};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::log::LogLevel;
 pub(crate) use cert::{CERT_FOLDER, CertArgs, CertCaArgs, CertCommand, CertIssueArgs};
 pub(crate) use engine::{EngineArgs, flag};
+pub(crate) use map::{
+    MapArgs, MapCommand, MapFolderArgs, MapInspectArgs, MapListArgs, MapMakeArgs, MapRemoveArgs,
+};
 pub(crate) use transport::{ConnectArgs, ListenArgs};
 
 /// Agents that hand over what they computed: KV cache instead of text.
@@ -48,6 +55,8 @@ pub(crate) enum Command {
     Cert(CertArgs),
     /// List the models that are here.
     Models(ModelsArgs),
+    /// Keep what takes hidden states of one model to another.
+    Map(MapArgs),
     /// Load a GGUF file and compute with it: what this program has another process do with files that it has not seen before,
     /// since llama.cpp ends the process where its assertions fail.
     #[command(hide = true)]
@@ -86,9 +95,68 @@ pub(crate) struct ThinkArgs {
     /// Take no context whose checkpoint cannot be verified.
     #[arg(long)]
     pub(crate) require_verified: bool,
+    /// What the file holds: the KV cache, which the same model goes on from; or hidden states, a few kilobytes, from which another
+    /// model can be told.
+    #[arg(long, value_enum, default_value_t = OutputArg::Kv)]
+    pub(crate) output: OutputArg,
+    #[command(flatten)]
+    pub(crate) positions: PositionsArg,
     /// The file to write.
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[arg(long = "file", short = 'o', value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+/// What a context file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputArg {
+    Kv,
+    Hidden,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PositionsArg {
+    /// Hidden states of how many of the last positions of the prompt, beside those of all latent steps, another model is told.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    positions: u16,
+}
+
+impl PositionsArg {
+    pub(crate) fn count(&self) -> usize {
+        self.positions.into()
+    }
+}
+
+/// How another model is told.
+#[derive(Debug, Args)]
+pub(crate) struct GateArgs {
+    /// What the quality gate may do: let everything pass, say what it finds, or have text go instead.
+    #[arg(long, value_name = "MODE", default_value = "enforce", value_parser = parse_gate)]
+    pub(crate) gate: GateMode,
+    /// Most tokens of a distribution that are sent.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) distribution_tokens: u32,
+    /// The folder of projection maps: AVP_MAP_DIR if not given, or `maps` in the cache folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) map_dir: Option<PathBuf>,
+}
+
+impl GateArgs {
+    /// Hidden states to hand over, as these options say.
+    pub(crate) fn outgoing(
+        &self,
+        agent: &Agent,
+        states: HiddenStates,
+        policy: VerificationPolicy,
+    ) -> Result<OutgoingHidden, ContextError> {
+        let mut hidden = OutgoingHidden::new(agent, states, policy)?;
+        hidden.gate = self.gate;
+        hidden.top_k = self.distribution_tokens as usize;
+        Ok(hidden)
+    }
+}
+
+fn parse_gate(text: &str) -> Result<GateMode, String> {
+    text.parse().map_err(|_| "expected off, advise or enforce".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +172,11 @@ pub(crate) struct GenerateArgs {
     /// Take no context whose checkpoint cannot be verified.
     #[arg(long)]
     pub(crate) require_verified: bool,
+    /// The model that had the hidden states of the context, where it is another one: what it would say is told to this one.
+    #[arg(long, value_name = "MODEL", requires = "context")]
+    pub(crate) source: Option<String>,
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
     /// A file with a grammar (GBNF) that the text obeys.
     #[arg(long, value_name = "FILE")]
     pub(crate) grammar: Option<PathBuf>,
@@ -210,6 +283,21 @@ pub(crate) struct AskArgs {
     /// A context that it is to build on.
     #[arg(long, value_name = "FILE")]
     pub(crate) context: Option<PathBuf>,
+    /// The model here, which had the hidden states of the context, or reads what `--think` says.
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// What the model here reads first. What comes of it goes as the session allows: KV cache, distributions or text.
+    #[arg(long, value_name = "TEXT", requires = "model", conflicts_with = "context")]
+    pub(crate) think: Option<String>,
+    /// Latent steps after that.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "think")]
+    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) positions: PositionsArg,
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
     /// The text behind the context, for an agent of another model; the file's own by default.
     #[arg(long)]
     pub(crate) text: Option<String>,
@@ -295,15 +383,45 @@ pub(crate) struct DemoArgs {
     pub(crate) pair: Option<EnginePair>,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Latent steps that the first agent takes after reading.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) steps: usize,
+    /// Have the second agent run another model: what the first would say travels as distributions over the tokens that both
+    /// models have.
+    #[arg(long)]
+    pub(crate) cross_model: bool,
+    /// The model of the second agent.
+    #[arg(long, value_name = "MODEL", default_value = "avp-demo-llama", requires = "cross_model")]
+    pub(crate) to: String,
+    /// Which questions: those that are answered in one word, which is one token, or in a sentence.
+    #[arg(long = "set", value_name = "SET", value_enum, default_value_t = QuestionSet::Words, requires = "cross_model")]
+    pub(crate) set: QuestionSet,
+    /// Load the second model in this process too, and project into it here as well.
+    #[arg(long, requires = "cross_model")]
+    pub(crate) in_process: bool,
+    #[command(flatten)]
+    pub(crate) positions: PositionsArg,
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
+    /// Latent steps that the first agent takes after reading; 2 if not given, and none for another model.
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<usize>,
     /// What carries the context to the second process. The secure ones use certificates made for this run.
     #[arg(long, value_enum, default_value_t = DemoTransport::Tcp)]
     pub(crate) transport: DemoTransport,
     /// How many questions: the demo's own ten first, then those that measure recall.
     #[arg(long, default_value_t = 10)]
     pub(crate) questions: usize,
+}
+
+impl DemoArgs {
+    pub(crate) fn latent_steps(&self) -> usize {
+        self.steps.unwrap_or(if self.cross_model { 0 } else { 2 })
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuestionSet {
+    Words,
+    Sentences,
 }
 
 /// What computes.

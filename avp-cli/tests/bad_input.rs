@@ -118,7 +118,7 @@ fn a_context_that_contradicts_itself_or_the_model_is_refused_with_the_property_t
         (
             "a hidden state",
             with(&|frame| frame.metadata.payload_type = avp_wire::PayloadType::HiddenState),
-            vec!["not a", "KV cache"],
+            vec!["hidden states of shape", "are not"],
         ),
     ];
     let (file, out) = (folder.path().join("odd.avp"), folder.path().join("out.avp"));

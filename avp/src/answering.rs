@@ -15,7 +15,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::choice::is_incompatible;
 use crate::context_sink::ContextSink;
-use crate::exchange::GenerateRequest;
+use crate::cross_model::Incoming;
+use crate::exchange::{GenerateRequest, Said};
 use crate::incoming;
 use crate::server::{Served, Shared};
 
@@ -27,6 +28,8 @@ pub(crate) struct Question {
     pub(crate) prompt: String,
     pub(crate) behind: Behind,
     pub(crate) request: GenerateRequest,
+    /// What its sender says of what it handed over.
+    pub(crate) said: Said,
 }
 
 /// What a question builds on.
@@ -34,6 +37,7 @@ pub(crate) enum Behind {
     Nothing,
     Context(Context),
     Slabs(incoming::Shared<ContextSink>),
+    Distributions(Incoming),
 }
 
 /// What was written, and what is known of the context behind it.
@@ -46,7 +50,7 @@ pub(crate) async fn answer(
     question: Question,
     turn: OwnedSemaphorePermit,
 ) -> Result<Written, Reject> {
-    let Question { prompt, behind, request } = question;
+    let Question { prompt, behind, request, said } = question;
     let options = request.options(shared.options.max_tokens);
     let cancel = Cancel(Arc::new(AtomicBool::new(false)));
     let stop =
@@ -63,6 +67,8 @@ pub(crate) async fn answer(
         context_tokens: generation.context_tokens,
         prompt_tokens: generation.prompt_tokens,
         answer_tokens: generation.tokens.len(),
+        handover: said.mode,
+        why: said.why,
     });
     Ok((generation, verification))
 }
@@ -106,6 +112,11 @@ fn write(
     let context = match behind {
         Behind::Nothing => None,
         Behind::Context(context) => Some(context),
+        Behind::Distributions(came) => {
+            let context = came.into_context(backend)?;
+            let written = generate(backend, prompt, Some(&context), options, on_event);
+            return Ok((written.map_err(refused(true))?, None));
+        }
         Behind::Slabs(incoming) => match incoming.whole_or(ContextSink::follow) {
             Ok(context) => Some(context?),
             Err(arriving) => {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use avp_backend::ContextError;
+use avp_backend::{ContextError, ProjectionError};
 use avp_handshake::{MessageError, Reject};
 use avp_transport::{Incompatible, LimitExceeded, PeerFault, TlsFault, TransportError, UrlError};
 use avp_wire::slab::SlabError;
+use avp_wire::vocabulary::VocabularyError;
 use avp_wire::{ErrorCode, KvError};
 
 use crate::outgoing::SourceError;
@@ -69,6 +70,17 @@ pub enum AskError {
     /// The thread that reads the context ended without a result.
     #[error("the thread that reads the context ended without a result")]
     Lost,
+    /// The peer's vocabulary is none, or not the one that its hello announces.
+    #[error("the peer's vocabulary: {0}")]
+    Vocabulary(#[from] VocabularyError),
+    /// Hidden states could not be made distributions.
+    #[error("the hidden states cannot be projected: {0}")]
+    Projection(#[from] ProjectionError),
+    /// What the peer says a projection is worth makes no sense.
+    #[error(
+        "the peer did not say what a projection into its model is worth; pass the quality gate by, or hand over text"
+    )]
+    Validation,
     /// The peer ended the connection instead of answering.
     #[error("the peer closed the connection without an answer; see its log")]
     Closed,

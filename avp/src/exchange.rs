@@ -10,13 +10,18 @@ use avp_handshake::{MessageError, Reject, TextMessage};
 use avp_wire::ext::{self, FrameKind, SlabId};
 use avp_wire::{ErrorCode, Frame, KvHeader, Metadata, Mode};
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::Handover;
 use crate::answering::Written;
+use crate::cross_model::VALIDATE;
 
 /// Key of a question's `extra` object.
 const GENERATE: &str = "generate";
+/// Key of what a question's `extra` object says of what was handed over.
+const HANDOVER: &str = "handover";
+/// Characters of a peer's reason that are kept.
+const MOST_WHY: usize = 512;
 /// Key of an answer's `extra` object.
 const ANSWER: &str = "answer";
 
@@ -105,24 +110,59 @@ pub(crate) fn question_frame(
     source: &str,
     content: String,
     request: &GenerateRequest,
+    handover: &Handover,
     transfer: Option<&str>,
 ) -> Frame {
-    text_frame(message(session_id, source, content, (GENERATE, request)), transfer)
+    let mut message = message(session_id, source, content, (GENERATE, request));
+    let said = Said { mode: handover.as_str().to_owned(), why: handover.why().map(str::to_owned) };
+    message.extra.extend(serde_json::to_value(said).map(|said| (HANDOVER.to_owned(), said)));
+    text_frame(message, transfer)
 }
 
-/// What a text message asks, and how the answer is to be written.
-pub(crate) fn question_of(
-    message: Result<TextMessage, MessageError>,
-) -> Result<(String, GenerateRequest), Reject> {
+/// What a sender says of what it handed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Said {
+    /// [`Handover::as_str`].
+    pub(crate) mode: String,
+    /// Why it is text, or what the quality gate says against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
+impl Said {
+    /// What a message says; of anything else than words, nothing.
+    fn of(message: &TextMessage) -> Self {
+        let said = message.extra.get(HANDOVER).cloned().map(serde_json::from_value::<Self>);
+        let Self { mode, why } = said.and_then(Result::ok).unwrap_or_default();
+        let words =
+            |text: String| text.chars().filter(|c| !c.is_control()).take(MOST_WHY).collect::<String>();
+        Self { mode: words(mode), why: why.map(words) }
+    }
+}
+
+/// What a text message asks.
+pub(crate) struct Asked {
+    pub(crate) prompt: String,
+    pub(crate) request: GenerateRequest,
+    pub(crate) said: Said,
+    /// Where it asks what distributions are worth instead of an answer: about which texts.
+    pub(crate) validate: Option<Value>,
+}
+
+/// What a text message asks.
+pub(crate) fn question_of(message: Result<TextMessage, MessageError>) -> Result<Asked, Reject> {
     let invalid = |what: String| Reject::new(ErrorCode::InvalidArgument, what);
-    let TextMessage { content, extra, .. } = message.map_err(|error| invalid(error.to_string()))?;
+    let message = message.map_err(|error| invalid(error.to_string()))?;
+    let said = Said::of(&message);
+    let TextMessage { content: prompt, mut extra, .. } = message;
     let request = match extra.get(GENERATE) {
         None => Some(GenerateRequest::default()),
         // Serde would take a list for an object's fields in their order.
         Some(value) => value.is_object().then(|| serde_json::from_value(value.clone()).ok()).flatten(),
     };
     let request = request.ok_or_else(|| invalid("extra.generate has a wrong type".to_owned()))?;
-    Ok((content, request))
+    Ok(Asked { prompt, request, said, validate: extra.remove(VALIDATE) })
 }
 
 /// An answer.

@@ -15,7 +15,7 @@ use avp_wire::slab::TransferId;
 use avp_wire::{ErrorCode, Frame, Mode, PayloadType, TransmitResponse};
 
 use crate::answering::{Behind, Question, answer, import, turn};
-use crate::exchange::{GenerateRequest, answer_message, question_of};
+use crate::exchange::{self, answer_message, question_of};
 use crate::places::Working;
 use crate::server::Shared;
 
@@ -96,8 +96,7 @@ struct Asked {
     asker: String,
     /// The context that it builds on.
     transfer: Option<TransferId>,
-    prompt: String,
-    request: GenerateRequest,
+    question: exchange::Asked,
 }
 
 impl Asked {
@@ -107,9 +106,13 @@ impl Asked {
             Ok(message) => (message.source_agent_id.clone(), message.extra.get(ext::TRANSFER).cloned()),
             Err(_) => Default::default(),
         };
-        let (prompt, request) = question_of(message)?;
+        let question = question_of(message)?;
+        if question.validate.is_some() {
+            let message = "distributions, and what they are worth, go over a connection (/avp/v2/connect)";
+            return Err(Reject::new(ErrorCode::UnexpectedFrame, message));
+        }
         let named = named.map(|name| transfer_id(name.as_str().unwrap_or_default())).transpose()?;
-        Ok(Self { asker, transfer: named.or(transfer), prompt, request })
+        Ok(Self { asker, transfer: named.or(transfer), question })
     }
 }
 
@@ -176,9 +179,10 @@ impl Request<'_> {
 
     /// Answers by a text message. Dropped with its request.
     async fn answer(&self, asked: Asked, behind: Behind) -> Result<HttpReply, Reject> {
-        let Asked { asker, prompt, request, .. } = asked;
+        let Asked { asker, question: exchange::Asked { prompt, request, said, .. }, .. } = asked;
         let (turn, ()) = turn(self.shared, &behind, || ()).await?;
-        let written = answer(self.shared, self.peer(), Question { prompt, behind, request }, turn).await?;
+        let question = Question { prompt, behind, request, said };
+        let written = answer(self.shared, self.peer(), question, turn).await?;
         let session = self.session.as_ref().map_or("", |session| session.id.as_str());
         let reply = answer_message(session, self.shared.agent.name(), written);
         Ok(TextMessage { target_agent_id: asker, ..reply }.into())

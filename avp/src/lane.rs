@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use avp_backend::Context;
@@ -11,18 +12,22 @@ use avp_transport::{Transfer, TransportError};
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::slab::{Ack, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
+use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::answering::{Behind, Question, answer, blocking, import, internal, turn};
 use crate::context_sink::ContextSink;
-use crate::exchange::{answer_message, question_of, text_frame};
+use crate::cross_model::{Incoming, validated, vocabulary_frame};
+use crate::exchange::{Asked, answer_message, question_of, text_frame};
 use crate::incoming::{self, Answer};
 use crate::session::{Session, can_go_on, is_idle};
 
 /// Questions of one transfer that may wait for the one that is being answered.
 const MAX_WAITING: usize = 16;
+/// How often a session is given the vocabulary.
+const MAX_VOCABULARIES: usize = 4;
 /// How often a peer that says nothing more, and waits for its answer, is sent a sign of life. Many transports tell only
 /// by what is sent whether there is still somebody.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
@@ -47,6 +52,10 @@ enum Given {
     Whole(Result<Context, Reject>),
     /// In slabs; known to later connections too. What was asked for is this one's own.
     Slabs(incoming::Shared<ContextSink>, Round),
+    /// Of another model, for one question.
+    Distributions(Result<Incoming, Reject>),
+    /// The vocabulary, which was asked for and given: nothing more is to come.
+    Vocabulary,
 }
 
 enum Step {
@@ -185,7 +194,11 @@ impl Lane {
 
     /// Gives the place of a context back that is whole, since it is kept elsewhere; breaks where one has failed.
     fn settle(&mut self) -> ControlFlow<()> {
-        let Given::Slabs(incoming, _) = &self.context else { return ControlFlow::Continue(()) };
+        let incoming = match &self.context {
+            Given::Slabs(incoming, _) => incoming,
+            Given::Vocabulary => return ControlFlow::Break(()),
+            _ => return ControlFlow::Continue(()),
+        };
         match incoming.whole_now() {
             Some(Ok(_)) => {
                 self.permit = None;
@@ -215,6 +228,15 @@ impl Lane {
                 self.question_in_turn(frame).map(|()| Vec::new())
             }
             Some(FrameKind::Manifest) => self.manifest(frame).await.map(|reply| vec![reply]),
+            Some(FrameKind::Vocabulary) if frame.payload.is_empty() && !self.transfer.id().is_empty() => {
+                self.vocabulary().await.map(|reply| vec![reply])
+            }
+            Some(FrameKind::Distribution)
+                if frame.metadata.mode == Mode::Latent && !self.transfer.id().is_empty() =>
+            {
+                self.distributions(&frame);
+                Ok(Vec::new())
+            }
             Some(FrameKind::Slab)
                 if frame.metadata.payload_type == PayloadType::KvCache && !self.transfer.id().is_empty() =>
             {
@@ -299,6 +321,31 @@ impl Lane {
         Ok(Vec::new())
     }
 
+    /// This agent's vocabulary. A session may ask for it a few times, since it is large.
+    async fn vocabulary(&mut self) -> Result<Frame, Reject> {
+        let asked = self.session.vocabularies.fetch_add(1, Ordering::Relaxed);
+        if asked >= MAX_VOCABULARIES {
+            let message = format!("this session was given the vocabulary {MAX_VOCABULARIES} times, its most");
+            return Err(Reject::new(ErrorCode::Busy, message));
+        }
+        let session = Arc::clone(&self.session);
+        let vocabulary = blocking(move || session.shared.agent.vocabulary()).await?;
+        let unknown = || Reject::new(ErrorCode::UnexpectedFrame, "no vocabulary is announced here");
+        let payload = vocabulary.ok_or_else(unknown)?;
+        self.context = Given::Vocabulary;
+        Ok(vocabulary_frame(&self.stamp(), self.transfer.id(), payload))
+    }
+
+    /// Takes distributions; the question will hear what is wrong with them.
+    fn distributions(&mut self, frame: &Frame) {
+        let backend = self.session.shared.agent.backend().as_ref();
+        let came = Incoming::of_frame(frame, backend);
+        self.context = Given::Distributions(self.take_permit().and(came));
+        if matches!(self.context, Given::Distributions(Err(_))) {
+            self.permit = None;
+        }
+    }
+
     fn replies(&self, answer: Answer) -> Vec<Frame> {
         let Answer { refusal, ack, .. } = answer;
         let ack = ack.map(|ack| self.acknowledge(&ack));
@@ -347,18 +394,33 @@ impl Lane {
 
     /// Begins to answer a question.
     fn question(&mut self, frame: &Frame) -> Result<(), Reject> {
-        let (prompt, request) = question_of(TextMessage::from_json(&frame.payload))?;
+        let Asked { prompt, request, said, validate } = question_of(TextMessage::from_json(&frame.payload))?;
         let behind = match frame.metadata.extra.get(ext::TRANSFER) {
             None => Behind::Nothing,
             Some(_) => self.context_for_question()?,
         };
-        self.answering.spawn(answered(Arc::clone(&self.session), Question { prompt, behind, request }));
+        let session = Arc::clone(&self.session);
+        match (validate, behind) {
+            (None, behind) => {
+                self.answering.spawn(answered(session, Question { prompt, behind, request, said }));
+            }
+            (Some(validate), Behind::Distributions(came)) => {
+                self.answering.spawn(measured(session, validate, came));
+            }
+            (Some(_), _) => {
+                let message = "extra.validate comes without the distributions that it is about";
+                return Err(Reject::new(ErrorCode::InvalidArgument, message));
+            }
+        }
         Ok(())
     }
 
     fn context_for_question(&mut self) -> Result<Behind, Reject> {
         match std::mem::replace(&mut self.context, Given::Nothing) {
-            Given::Nothing => Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer")),
+            Given::Nothing | Given::Vocabulary => {
+                Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer"))
+            }
+            Given::Distributions(came) => came.map(Behind::Distributions),
             Given::Whole(context) => context.map(Behind::Context),
             Given::Slabs(incoming, round) => {
                 self.context = Given::Slabs(Arc::clone(&incoming), round);
@@ -374,4 +436,19 @@ async fn answered(session: Arc<Session>, question: Question) -> Result<Frame, Re
     let (turn, _working) = turn(shared, &question.behind, || session.place.work()).await?;
     let written = answer(shared, &session.peer_name, question, turn).await?;
     Ok(text_frame(answer_message(&session.id, shared.agent.name(), written), None))
+}
+
+/// The frame that says what distributions are worth.
+async fn measured(session: Arc<Session>, validate: Value, came: Incoming) -> Result<Frame, Reject> {
+    let _working = session.place.work();
+    let shared = Arc::clone(&session.shared);
+    let turns = Arc::clone(&shared.generations);
+    let turn = turns.acquire_owned().await.map_err(|_| internal())?;
+    let measure = move || {
+        let _turn = turn;
+        validated(shared.agent.backend().as_ref(), came, validate)
+    };
+    let extra = blocking(measure).await??;
+    let (session_id, source_agent_id) = (session.id.clone(), session.shared.agent.name().to_owned());
+    Ok(text_frame(TextMessage { session_id, source_agent_id, extra, ..TextMessage::default() }, None))
 }

@@ -13,6 +13,7 @@ mod answering;
 mod ask_error;
 mod choice;
 mod context_sink;
+mod cross_model;
 mod deliver;
 mod exchange;
 mod file;
@@ -32,9 +33,11 @@ mod text_key;
 mod turned_away;
 
 pub use avp_backend::{
-    Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GenerateError, GenerateEvent,
-    GenerateOptions, Generation, Grammar, GrammarError, ModelInfo, Progress, Prompt, SamplingOptions,
-    StopReason, ThinkError, ThinkOptions, Verification, VerificationPolicy, generate, think,
+    Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GateMode, GateOptions,
+    GenerateError, GenerateEvent, GenerateOptions, Generation, Grammar, GrammarError, HiddenError,
+    HiddenStates, LinearMap, MapEnd, MapError, MapFault, MapFolder, MapProjection, ModelInfo, ModelKey,
+    Progress, ProjectionMap, Prompt, SamplingOptions, SharedTokens, StopReason, ThinkError, ThinkOptions,
+    Validation, Verification, VerificationPolicy, generate, think, validate_pair,
 };
 pub use avp_backend_candle::{Device, LoadProgress, ProgressFn};
 /// GGUF files judged and read, and Ollama's models found, with or without llama.cpp.
@@ -47,17 +50,21 @@ pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Meta
 
 pub use agent::{Agent, AgentError};
 pub use ask_error::AskError;
-pub use choice::{Handover, choose};
+pub use choice::{Choice, Handover, choose};
+pub use cross_model::{OutgoingHidden, Projected, project_into};
 pub use deliver::Handed;
 pub use exchange::Answer;
-pub use file::{FileError, Inspection, inspect, load_context, open_context, read_frame, save_context};
+pub use file::{
+    FileError, Inspection, Saved, inspect, load_context, open_context, open_saved, read_frame, save_context,
+    save_hidden,
+};
 pub use model::{Engine, ModelOptions, describe_model, load_backend, try_model};
 pub use outgoing::{OutgoingContext, SourceError};
 pub use peer::{Ask, Peer};
 pub use receive::{ReceiveEvent, ReceiveInto, ReceiveOptions, Receiver, receive};
 pub use retry::Retry;
 pub use server::{ServeError, ServeOptions, Served, Server, serve};
-pub use text_key::text_of;
+pub use text_key::{text_of, with_text};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

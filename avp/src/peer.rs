@@ -2,24 +2,33 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Instant;
 
-use avp_backend::GenerateOptions;
-use avp_handshake::{Established, Hello, ModelIdentity, NegotiatorConfig, Reject, Resolution, TextMessage};
+use avp_backend::{
+    GateMode, GenerateOptions, MapProjection, ModelKey, ProjectionMap, SharedTokens, Validation,
+};
+use avp_handshake::{
+    Capabilities, Established, Hello, ModelIdentity, NegotiatorConfig, Reject, Resolution, ResolutionPath,
+    ResolveOptions, TextMessage, resolve,
+};
 use avp_transport::{
     Options as TransportOptions, Transfer, Transfers, TransportUrl, connect, negotiate_client,
 };
 use avp_wire::ext::FrameKind;
 use avp_wire::slab::TransferId;
-use avp_wire::{EncodeOptions, Fault, Frame, Metadata, Mode, ext};
+use avp_wire::{Distribution, EncodeOptions, Fault, Frame, Metadata, Mode, ext};
 use tokio::time::timeout;
 
+use crate::Agent;
 use crate::agent::announce;
 use crate::ask_error::AskError;
-use crate::choice::{choose, refused};
+use crate::choice::{Choice, choose, name, nothing_to_project, refused};
+use crate::cross_model::{Agreed, OutgoingHidden, Plan, agree, blocking, plan, validation};
 use crate::deliver::{Delivery, Handed};
 use crate::exchange::{GenerateRequest, mark_slab, question_frame, record_of};
 use crate::outgoing::OutgoingContext;
+use crate::text_key::with_text;
 use crate::turned_away::{explained, unless_refused};
 use crate::{Answer, Handover};
 
@@ -30,7 +39,9 @@ pub struct Ask {
     pub prompt: String,
     /// What was computed before, by an agent or from a file ([`open_context`](crate::open_context)).
     pub context: Option<OutgoingContext>,
-    /// What the context was computed from, for a peer that cannot take it; put before the prompt then.
+    /// What was in its model's mind, for a peer of another model, to which it goes as distributions.
+    pub hidden: Option<OutgoingHidden>,
+    /// What either was computed from, for a peer that cannot take it; put before the prompt then, unless it ends with it.
     pub text: Option<String>,
     /// How the answer is to be written. Grammars are not sent: [`AskError::Grammar`].
     pub options: GenerateOptions,
@@ -73,7 +84,7 @@ impl Peer {
     pub fn hello_for(name: &str, context: Option<&OutgoingContext>) -> Hello {
         let mut hello = Hello { agent_id: name.to_owned(), ..Hello::default() };
         hello.identity = context.map(identity_of);
-        announce(&mut hello, context.and_then(weights_of));
+        announce(&mut hello, context.and_then(weights_of), None);
         hello
     }
 
@@ -106,23 +117,29 @@ impl Peer {
             return Err(AskError::Grammar);
         }
         let started = Instant::now();
-        let mut handover = match &ask.context {
-            None if ask.text.is_some() => Handover::Text { why: "only text was given".to_owned() },
-            None => Handover::Nothing,
-            Some(context) => choose(&identity_of(context), &self.identity(), self.resolution()),
-        };
         let mut sent = 0;
-        if let (Handover::Kv, Some(context)) = (&handover, &ask.context) {
-            match self.ask_behind(context, ask, &mut sent, on).await {
-                Err(AskError::Refused { code: Some(code), message })
-                    if code.fault() == Fault::Incompatible && ask.text.is_some() =>
-                {
-                    handover = refused(&message);
+        let route = match self.route(ask).await {
+            Ok(route) => route,
+            Err(error) => return Err(explained(&mut self.questions, error).await),
+        };
+        let handover = match route {
+            Route::Nothing => Handover::Nothing,
+            Route::Text(why) => Handover::Text { why },
+            Route::Kv(context) => {
+                let handover = Handover::Kv;
+                match self.ask_behind(context, ask, &mut sent, on).await {
+                    Err(error) => Self::or_text("KV cache", error, ask)?,
+                    Ok(reply) => return Ok(answer(reply, handover, sent, started)),
                 }
-                other => return Ok(answer(other?, handover, sent, started)),
             }
-        }
-        let question = self.question(self.content(ask, &handover)?, ask, None);
+            Route::Distributions(distributions, handover) => {
+                match self.ask_behind_distributions(distributions, ask, &handover, &mut sent).await {
+                    Err(error) => Self::or_text("distributions", error, ask)?,
+                    Ok(reply) => return Ok(answer(reply, handover, sent, started)),
+                }
+            }
+        };
+        let question = self.question(self.content(ask, &handover)?, ask, &handover, None);
         let asked = async {
             sent += send(&self.questions, question).await?;
             answer_on(&mut self.questions).await
@@ -133,6 +150,146 @@ impl Peer {
         };
         self.is_taken_up = true;
         Ok(answer(reply, handover, sent, started))
+    }
+
+    /// What goes: what was computed as far as the session allows it, the models have something in common, and the quality gate
+    /// finds it good enough; else text.
+    async fn route<'a>(&mut self, ask: &'a Ask) -> Result<Route<'a>, AskError> {
+        let Ask { context, hidden, text, .. } = ask;
+        let local = match (context, hidden) {
+            (Some(context), _) => identity_of(context),
+            (None, Some(hidden)) => hidden.agent.backend().info().identity.clone(),
+            (None, None) if text.is_some() => return Ok(Route::Text("only text was given".to_owned())),
+            (None, None) => return Ok(Route::Nothing),
+        };
+        let remote = self.identity();
+        match (choose(&local, &remote, self.resolution()), context, hidden) {
+            (Choice::Kv, Some(context), _) => Ok(Route::Kv(context)),
+            (_, _, Some(hidden)) => match self.project(hidden).await? {
+                Plan::Send { distributions, handover } => Ok(Route::Distributions(distributions, handover)),
+                Plan::Text(why) => Ok(Route::Text(why)),
+            },
+            (Choice::Text { why }, ..) => Ok(Route::Text(why)),
+            (Choice::Distribution | Choice::Kv, ..) => {
+                Ok(Route::Text(nothing_to_project(&remote, self.resolution())))
+            }
+        }
+    }
+
+    /// Distributions for the peer's model, or why not.
+    async fn project(&mut self, hidden: &OutgoingHidden) -> Result<Plan, AskError> {
+        let own = &hidden.agent.backend().info().identity.tokenizer_hash;
+        let theirs = self.identity().tokenizer_hash;
+        let has_same_tokenizer = !own.is_empty() && *own == theirs;
+        let (capabilities, stamp) = (self.established.capabilities.clone(), self.stamp());
+        let lane = || Ok(self.transfers.open(TransferId::from_random(rand::random()).as_str())?);
+        let map = self.map_of(&hidden.agent);
+        let has_map = map.is_some();
+        let agreed = agree(&hidden.agent, capabilities.as_ref(), has_same_tokenizer, map, &stamp, lane);
+        let (shared, strings) = match agreed.await? {
+            Agreed::Tokens(shared, strings) => (shared, strings),
+            Agreed::Nothing(why) => {
+                let (name, path) = (name(&self.identity()), self.resolution().path);
+                return Ok(Plan::Text(format!("another model there ({name}, {path}): {why}")));
+            }
+        };
+        self.resolve_again(has_map, strings);
+        let validation = match hidden.gate {
+            GateMode::Off => None,
+            _ => Some(self.validation(hidden, &shared).await?),
+        };
+        let hidden = hidden.clone();
+        Ok(blocking(move || plan(&hidden, &shared, validation)).await??)
+    }
+
+    /// The map over tokens from an agent's model to the peer's, where there is one.
+    fn map_of(&self, agent: &Agent) -> Option<ProjectionMap> {
+        let remote = self.established.remote.identity.as_ref()?;
+        let weights = self.established.capabilities.as_ref().and_then(|c| c.weights);
+        let weights = weights.map(|weights| weights.to_string()).unwrap_or_default();
+        let map = agent.map_to(ModelKey { model_hash: &remote.model_hash, weights: &weights })?;
+        matches!(map.projection, MapProjection::Vocabulary(_)).then_some(map)
+    }
+
+    /// Resolves once more by rules 4 and 5, now that it is known what there is.
+    fn resolve_again(&mut self, has_map: bool, strings: Option<usize>) {
+        let (Some(local), Some(remote)) = (&self.hello.identity, &self.established.remote.identity) else {
+            return;
+        };
+        let weights = |hello: &Hello| Capabilities::from_hello(hello).ok().flatten()?.weights;
+        let maps = |_: &str, _: &str| has_map;
+        let options = ResolveOptions {
+            maps: Some(&maps),
+            shared_tokens: strings,
+            local_weights: weights(&self.hello),
+            remote_weights: weights(&self.established.remote),
+            ..ResolveOptions::default()
+        };
+        let resolution = resolve(local, remote, &options);
+        if matches!(resolution.path, ResolutionPath::AvpMapFile | ResolutionPath::VocabOverlap) {
+            self.established.session.resolution = resolution;
+        }
+    }
+
+    /// What a projection into the peer's model is worth.
+    async fn validation(
+        &mut self,
+        hidden: &OutgoingHidden,
+        shared: &Arc<SharedTokens>,
+    ) -> Result<Validation, AskError> {
+        let remote = self.identity();
+        let announced = self.established.capabilities.as_ref().and_then(|c| c.weights);
+        let target = announced.map_or(remote.model_hash, |weights| weights.to_string());
+        let frame = |distributions: Vec<Distribution>, transfer: &str| {
+            self.distribution_frame(&distributions, transfer)
+        };
+        let session = self.established.session.id.as_str();
+        let lane = || Ok(self.transfers.open(TransferId::from_random(rand::random()).as_str())?);
+        validation(hidden, shared, &target, frame, session, lane).await
+    }
+
+    /// What to do after a receiver refused what the session promised: text, where there is some and models do not fit.
+    fn or_text(what: &str, error: AskError, ask: &Ask) -> Result<Handover, AskError> {
+        match error {
+            AskError::Refused { code: Some(code), message }
+                if code.fault() == Fault::Incompatible && ask.text.is_some() =>
+            {
+                Ok(refused(what, &message))
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Asks behind distributions.
+    async fn ask_behind_distributions(
+        &mut self,
+        distributions: Vec<Distribution>,
+        ask: &Ask,
+        handover: &Handover,
+        sent: &mut u64,
+    ) -> Result<TextMessage, AskError> {
+        let id = TransferId::from_random(rand::random());
+        let mut lane = self.transfers.open(id.as_str())?;
+        let frame = self.distribution_frame(&distributions, id.as_str());
+        let question = self.question(ask.prompt.clone(), ask, handover, Some(&id));
+        let asking = async {
+            *sent += send(&lane, frame).await?;
+            *sent += send(&lane, question).await?;
+            answer_on(&mut lane).await
+        };
+        self.unless_turned_away(asking).await
+    }
+
+    fn distribution_frame(&self, distributions: &[Distribution], transfer: &str) -> Frame {
+        let mut metadata = Metadata {
+            // A transfer has no more positions than a window.
+            tensor_shape: vec![u32::try_from(distributions.len()).unwrap_or(u32::MAX)],
+            avp_map_id: self.resolution().map_id.clone(),
+            ..self.stamp()
+        };
+        metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Distribution.as_str().to_owned());
+        metadata.extra.insert(ext::TRANSFER.to_owned(), transfer.to_owned());
+        Frame::new(metadata, Distribution::encode_all(distributions))
     }
 
     /// Hands over a context without asking anything. Gives the bytes that were sent.
@@ -148,8 +305,13 @@ impl Peer {
         if !self.has_announced(ext::BLAKE3) {
             return Err(AskError::NoSlabs);
         }
-        if let Handover::Text { why } = choose(&identity_of(context), &self.identity(), self.resolution()) {
-            return Err(AskError::OtherModel { why });
+        match choose(&identity_of(context), &self.identity(), self.resolution()) {
+            Choice::Kv => {}
+            Choice::Text { why } => return Err(AskError::OtherModel { why }),
+            Choice::Distribution => {
+                let why = nothing_to_project(&self.identity(), self.resolution());
+                return Err(AskError::OtherModel { why });
+            }
         }
         let context = self.with_free_id(context);
         let mut lane = self.transfers.open(context.transfer().as_str())?;
@@ -187,7 +349,7 @@ impl Peer {
     ) -> Result<TextMessage, AskError> {
         let context = self.with_free_id(context);
         let mut lane = self.transfers.open(context.transfer().as_str())?;
-        let question = self.question(ask.prompt.clone(), ask, Some(context.transfer()));
+        let question = self.question(ask.prompt.clone(), ask, &Handover::Kv, Some(context.transfer()));
         let in_slabs = context.manifest().slab_count() > 1 && self.has_announced(ext::BLAKE3);
         let whole = if in_slabs { None } else { Some(self.whole_frame(&context).await?) };
         let (described, stamp, options) = (self.described(&context), self.stamp(), self.options.clone());
@@ -228,13 +390,20 @@ impl Peer {
     fn content(&self, ask: &Ask, handover: &Handover) -> Result<String, AskError> {
         let Handover::Text { why } = handover else { return Ok(ask.prompt.clone()) };
         let text = ask.text.as_ref().ok_or_else(|| AskError::NothingToHandOver { why: why.clone() })?;
-        Ok(format!("{text}\n{}", ask.prompt))
+        Ok(with_text(text, &ask.prompt))
     }
 
-    fn question(&self, content: String, ask: &Ask, transfer: Option<&TransferId>) -> Frame {
+    fn question(
+        &self,
+        content: String,
+        ask: &Ask,
+        handover: &Handover,
+        transfer: Option<&TransferId>,
+    ) -> Frame {
         let session = self.established.session.id.as_str();
         let request = GenerateRequest::of(&ask.options);
-        question_frame(session, &self.hello.agent_id, content, &request, transfer.map(TransferId::as_str))
+        let transfer = transfer.map(TransferId::as_str);
+        question_frame(session, &self.hello.agent_id, content, &request, handover, transfer)
     }
 
     /// The context as one frame.
@@ -268,6 +437,15 @@ impl Peer {
     fn has_announced(&self, key: &str) -> bool {
         self.established.capabilities.as_ref().is_some_and(|c| c.has_key(key))
     }
+}
+
+/// What goes to the peer.
+enum Route<'a> {
+    Nothing,
+    Kv(&'a OutgoingContext),
+    Distributions(Vec<Distribution>, Handover),
+    /// Why nothing else.
+    Text(String),
 }
 
 /// Sends a frame; gives its bytes.

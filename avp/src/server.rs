@@ -88,12 +88,16 @@ pub enum ServeError {
 pub struct Served {
     /// Who asked: the agent's own name for itself.
     pub peer: String,
-    /// Tokens of the context it sent.
+    /// Tokens of the context it sent, or positions.
     pub context_tokens: usize,
     /// Tokens that had to be processed.
     pub prompt_tokens: usize,
     /// Tokens written.
     pub answer_tokens: usize,
+    /// What was handed over, as its sender says: `none`, `kv`, `distribution`, `text`; empty where it says nothing.
+    pub handover: String,
+    /// Why it was text, or what the sender's quality gate says against it.
+    pub why: Option<String>,
 }
 
 /// An agent that listens. [`Server::run`] serves until told otherwise.

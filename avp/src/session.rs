@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use avp_handshake::{NegotiatorConfig, Reject};
@@ -30,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) contexts: Arc<Semaphore>,
     /// Its place among the sessions.
     pub(crate) place: Arc<Place>,
+    /// How often it was given the vocabulary.
+    pub(crate) vocabularies: AtomicUsize,
 }
 
 /// Negotiates and serves until the peer ends its side.
@@ -46,6 +49,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Resu
         peer: connection.peer().clone(),
         contexts: Arc::new(Semaphore::new(shared.options.max_contexts)),
         place,
+        vocabularies: AtomicUsize::new(0),
         shared,
     });
     let lane = |transfer| Lane::new(&session, transfer).run();

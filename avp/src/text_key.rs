@@ -24,6 +24,15 @@ pub fn text_of(metadata: &Metadata) -> Option<String> {
     serde_json::from_str(metadata.extra.get(TEXT)?).ok()
 }
 
+/// What is asked where the text behind a context goes instead of it: the text, and then the prompt, unless that is
+/// its last line, as in that of an agent which thinks for another model and reads its question too.
+#[must_use]
+pub fn with_text(text: &str, prompt: &str) -> String {
+    let before = text.trim_end().strip_suffix(prompt.trim());
+    let is_there = before.is_some_and(|before| before.is_empty() || before.ends_with('\n'));
+    if is_there { text.to_owned() } else { format!("{text}\n{prompt}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -199,8 +199,7 @@ async fn a_context_goes_before_its_question_with_what_was_announced_and_no_more(
     let ask = Ask {
         prompt: "q".into(),
         context: Some(OutgoingContext::of_frame(&frame).unwrap()),
-        text: None,
-        options: GenerateOptions::default(),
+        ..Ask::default()
     };
     for _ in 0..2 {
         let answer = peer.ask(&ask).await.unwrap();

@@ -68,7 +68,13 @@ fn greedy() -> GenerateOptions {
 
 fn ask(context: Option<Frame>, text: Option<&str>) -> Ask {
     let context = context.map(|frame| OutgoingContext::of_frame(&frame).unwrap());
-    Ask { prompt: "question".into(), context, text: text.map(str::to_owned), options: greedy() }
+    Ask {
+        prompt: "question".into(),
+        context,
+        text: text.map(str::to_owned),
+        options: greedy(),
+        ..Ask::default()
+    }
 }
 
 async fn thought() -> (Agent, Context, Frame) {

@@ -4,9 +4,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use avp::{GenerateEvent, GenerateOptions, Generation, Grammar, Prompt, generate, load_context};
+use anyhow::{Context as _, Result, bail};
+use avp::{
+    Agent, Backend, GenerateEvent, GenerateOptions, Generation, Grammar, Projected, Prompt, Saved, generate,
+    open_saved, project_into, text_of, with_text,
+};
 use serde_json::json;
 
 use super::model;
@@ -19,16 +23,16 @@ pub(crate) fn run(args: GenerateArgs, json: bool) -> Result<()> {
     let grammar = args.grammar.as_deref().map(read_grammar).transpose()?;
     let backend = model::load(&args.model.model, &args.model.engine)?;
     let policy = model::policy(args.require_verified);
-    let context = args
-        .context
-        .as_ref()
-        .map(|f| load_context(f, backend.as_ref(), policy, &model::pool()))
-        .transpose()?;
+    let (context, prompt) = match (&args.context, &args.source) {
+        (Some(file), Some(source)) => told(file, source, &args, &backend)?,
+        (Some(file), None) => (Some(model::load_context(file, backend.as_ref(), policy)?), args.prompt),
+        (None, _) => (None, args.prompt),
+    };
     let options = GenerateOptions { grammar, ..args.sampling.into() };
     let bar = Bar::default();
     let mut printed = Ok(());
     let written =
-        generate(backend.as_ref(), &Prompt::User(args.prompt), context.as_ref(), &options, &mut |event| {
+        generate(backend.as_ref(), &Prompt::User(prompt), context.as_ref(), &options, &mut |event| {
             match event {
                 GenerateEvent::Progress(progress) => bar.thinking(progress),
                 GenerateEvent::Text(text) => {
@@ -52,6 +56,42 @@ pub(crate) fn run(args: GenerateArgs, json: bool) -> Result<()> {
     }
     output::line("")?;
     Ok(())
+}
+
+/// What the model is told by hidden states of another one, and what it is asked: behind their text, if that is better.
+fn told(
+    file: &Path,
+    source: &str,
+    args: &GenerateArgs,
+    target: &Arc<dyn Backend>,
+) -> Result<(Option<avp::Context>, String)> {
+    let Saved::Hidden(states, metadata) = open_saved(file, &model::pool())? else {
+        bail!(
+            "{} holds a KV cache, which no other model can take; think with `--output hidden`, or leave --source out",
+            file.display()
+        );
+    };
+    let source = Agent::new("source", model::load(source, &args.model.engine)?)
+        .with_cache_dir(model::cache_dir())
+        .with_maps(model::maps(args.gate.map_dir.as_ref()));
+    let policy = model::policy(args.require_verified);
+    let hidden = args.gate.outgoing(&source, *states, policy).with_context(|| file.display().to_string())?;
+    match project_into(&hidden, &Agent::new("target", Arc::clone(target)))? {
+        Projected::Context(context, handover) => {
+            output::note(&format!("taken over as {handover}"));
+            Ok((Some(context), args.prompt.clone()))
+        }
+        Projected::Text(why) => {
+            let Some(text) = text_of(&metadata) else {
+                bail!(
+                    "{why}; the file has no text to fall back to: think without --no-text, or pass the gate by"
+                )
+            };
+            output::note(&format!("taken over as JSON text ({why})"));
+            Ok((None, with_text(&text, &args.prompt)))
+        }
+        _ => bail!("this build does not know what became of the hidden states"),
+    }
 }
 
 fn record(generation: &Generation, verification: Option<&str>) -> serde_json::Value {

@@ -4,6 +4,7 @@ pub(crate) mod ask;
 pub(crate) mod cert;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod map;
 pub(crate) mod model;
 pub(crate) mod models;
 pub(crate) mod recv;

@@ -7,8 +7,8 @@ use std::{env, process, thread};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use avp::{
-    Backend, BackendError, BufferPool, Engine, ModelInfo, ModelOptions, Probe, TransportOptions,
-    VerificationPolicy, describe_model, load_backend,
+    Backend, BackendError, BufferPool, Context, Engine, MapFolder, ModelInfo, ModelOptions, Probe, Saved,
+    TransportOptions, VerificationPolicy, describe_model, load_backend, open_saved,
 };
 
 use crate::args::{EngineArgs, flag};
@@ -30,6 +30,20 @@ pub(crate) fn load(name: &str, engine: &EngineArgs) -> Result<Arc<dyn Backend>> 
     let backend = load_backend(&resolve(name), &options);
     bar.clear();
     backend.map_err(told).with_context(|| format!("cannot load the model `{name}`"))
+}
+
+/// Reads the context at `path` into `backend`, be it a KV cache or hidden states.
+pub(crate) fn load_context(
+    path: &Path,
+    backend: &dyn Backend,
+    policy: VerificationPolicy,
+) -> Result<Context> {
+    match open_saved(path, &pool())? {
+        Saved::Hidden(states, _) => states
+            .inject(backend, policy, cache_dir().as_deref())
+            .with_context(|| format!("cannot take the hidden states of {}", path.display())),
+        _ => Ok(avp::load_context(path, backend, policy, &pool())?),
+    }
 }
 
 /// What the model that `name` says is; its weights are not loaded.
@@ -123,12 +137,25 @@ pub(crate) fn demo_folder() -> Option<PathBuf> {
 
 /// Where realignments are kept between runs.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
-    // An empty variable is one that is not set.
-    let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let own = folder("AVP_CACHE_DIR");
-    let xdg = || folder("XDG_CACHE_HOME").map(|dir| dir.join("avp"));
-    let home = || folder("HOME").map(|dir| dir.join(".cache").join("avp"));
+    let own = folder_of("AVP_CACHE_DIR");
+    let xdg = || folder_of("XDG_CACHE_HOME").map(|dir| dir.join("avp"));
+    let home = || folder_of("HOME").map(|dir| dir.join(".cache").join("avp"));
     own.or_else(xdg).or_else(home)
+}
+
+/// Where projection maps are kept, unless told otherwise.
+pub(crate) fn map_dir() -> Option<PathBuf> {
+    folder_of("AVP_MAP_DIR").or_else(|| cache_dir().map(|dir| dir.join("maps")))
+}
+
+/// The maps that are there, in `dir` or where maps are kept.
+pub(crate) fn maps(dir: Option<&PathBuf>) -> Option<MapFolder> {
+    dir.cloned().or_else(map_dir).map(MapFolder::new)
+}
+
+/// The folder that a variable names. An empty variable is one that is not set.
+fn folder_of(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 pub(crate) fn policy(require_verified: bool) -> VerificationPolicy {

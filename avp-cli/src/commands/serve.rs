@@ -37,8 +37,13 @@ fn report(served: &Served, json: bool) {
     metrics::answered(served);
     if !json {
         let peer: String = served.peer.chars().filter(|c| !c.is_control()).collect();
+        let handover = match served.handover.as_str() {
+            "" | "none" => String::new(),
+            mode => format!(" as {mode}"),
+        };
+        let why = served.why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
         output::note(&format!(
-            "{peer}: {} tokens taken over, {} processed, {} written",
+            "{peer}: {} tokens taken over{handover}, {} processed, {} written{why}",
             served.context_tokens, served.prompt_tokens, served.answer_tokens
         ));
     }

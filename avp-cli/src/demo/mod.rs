@@ -1,6 +1,8 @@
 //! `avp demo`: the same questions answered by one agent alone, after text, and after a handover.
 
 mod agent;
+mod cross_model;
+mod interval;
 mod meeting;
 mod questions;
 mod report;
@@ -44,12 +46,15 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
+    if args.cross_model {
+        return cross_model::run(args, json).await;
+    }
     let questions = questions::load(args.questions)?;
     let values = questions::values()?;
     let started = Instant::now();
     // The second process loads its own copy of the model while this one loads.
     let meeting = Meeting::prepare(args.transport)?;
-    let [reads, answers] = sides(&args)?;
+    let [reads, answers] = sides(&args, &args.model)?;
     let second = SecondAgent::start(&answers.model, &answers.options, &meeting.serve_args)?;
     let backend = model::load(&reads.model, &reads.options)?;
     let first = Agent::new("reader", backend).with_cache_dir(model::cache_dir());
@@ -66,7 +71,7 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
     let bar = Bar::default();
     for (i, question) in questions.into_iter().enumerate() {
         bar.counting("questions", i, args.questions);
-        let row = ask_three_ways(&first, &mut peer, question, &values, args.steps).await?;
+        let row = ask_three_ways(&first, &mut peer, question, &values, args.latent_steps()).await?;
         bar.clear();
         if !json {
             report.print_row(&row)?;
@@ -86,18 +91,20 @@ struct Side {
     options: EngineArgs,
 }
 
-/// The agent that reads, and the one that answers.
-fn sides(args: &DemoArgs) -> Result<[Side; 2]> {
+/// The agent that reads, and the one that answers, which runs the model `to`.
+fn sides(args: &DemoArgs, to: &str) -> Result<[Side; 2]> {
+    let models = [args.model.as_str(), to];
     let engines = match args.pair {
         Some(pair) => pair.map(Engine::from),
-        None => [args.backend.map_or_else(|| model::engine_of(&args.model), Engine::from); 2],
+        None => models.map(|name| args.backend.map_or_else(|| model::engine_of(name), Engine::from)),
     };
     let differ = engines[0] != engines[1];
-    let side = |engine| {
+    let side = |i: usize| {
+        let engine = engines[i];
         let options = if differ { args.engine.for_one_of_two(engine) } else { args.engine.clone() };
-        anyhow::Ok(Side { engine, model: model::on_engine(&args.model, engine)?, options })
+        anyhow::Ok(Side { engine, model: model::on_engine(models[i], engine)?, options })
     };
-    Ok([side(engines[0])?, side(engines[1])?])
+    Ok([side(0)?, side(1)?])
 }
 
 async fn ask_three_ways(
@@ -122,7 +129,13 @@ async fn ask_three_ways(
         time: direct.prefill_time + direct.decode_time,
     };
 
-    let ask = |context, text| Ask { prompt: question.text.clone(), context, text, options: options.clone() };
+    let ask = |context, text| Ask {
+        prompt: question.text.clone(),
+        context,
+        text,
+        options: options.clone(),
+        ..Ask::default()
+    };
     let by_text = peer.ask(&ask(None, Some(question.notes.clone()))).await?;
 
     let started = Instant::now();

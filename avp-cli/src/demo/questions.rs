@@ -51,6 +51,18 @@ pub(crate) fn load(count: usize) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
+/// The first `count` questions that are answered in one word.
+pub(crate) fn one_word(count: usize) -> Result<Vec<Question>> {
+    let mut questions: Vec<Question> = read("hints.json")?;
+    ensure!(
+        count > 0 && count <= questions.len(),
+        "--questions: expected 1 to {}, got {count}",
+        questions.len()
+    );
+    questions.truncate(count);
+    Ok(questions)
+}
+
 /// The values of all kinds.
 pub(crate) fn values() -> Result<Values> {
     read("values.json")

@@ -48,7 +48,7 @@ impl Report {
                 KvDtype::F16 => "f16",
                 KvDtype::Bf16 => "bf16",
             },
-            steps: args.steps,
+            steps: args.latent_steps(),
             setup,
         }
     }

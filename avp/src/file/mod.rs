@@ -1,5 +1,6 @@
 //! Contexts in files: written whole or not at all, and readable by their head alone.
 
+mod hidden;
 mod inspect;
 mod read;
 mod sink;
@@ -11,12 +12,13 @@ mod write;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use avp_backend::ContextError;
+use avp_backend::{ContextError, HiddenError};
 use avp_wire::slab::SlabError;
 use avp_wire::{DecodeError, EncodeError};
 
 use crate::outgoing::SourceError;
 
+pub use hidden::{Saved, open_saved, save_hidden};
 pub use inspect::{Inspection, inspect};
 pub use read::{load_context, open_context, read_frame};
 pub(crate) use sink::FileSink;
@@ -49,6 +51,14 @@ pub enum FileError {
         path: PathBuf,
         /// What does not fit.
         source: ContextError,
+    },
+    /// The frame holds no hidden states.
+    #[error("{}: {source}", path.display())]
+    Hidden {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: HiddenError,
     },
     /// The slabs of the file are not those that its manifest speaks of.
     #[error("{} is no whole context: {source}; copy it again", path.display())]

@@ -43,6 +43,8 @@ pub(crate) async fn start(url: &str, options: ServeOptions) -> (String, oneshot:
 pub(crate) struct Raw {
     pub(crate) connection: Connection,
     pub(crate) session: String,
+    /// Transfers so far.
+    transfers: usize,
 }
 
 impl Raw {
@@ -54,7 +56,13 @@ impl Raw {
         let mut connection = avp_transport::connect(&url.parse().unwrap(), options).await.unwrap();
         let config = NegotiatorConfig::new(agent().hello(), connection.peer_id());
         let session = negotiate_client(&mut connection, config).await.unwrap().session.id.to_string();
-        Self { connection, session }
+        Self { connection, session, transfers: 0 }
+    }
+
+    /// A number that no transfer of the session has.
+    pub(crate) fn next_id(&mut self) -> usize {
+        self.transfers += 1;
+        self.transfers
     }
 
     pub(crate) async fn send(&mut self, mut frame: Frame, kind: &str, encoding: &EncodeOptions) {

@@ -1,0 +1,110 @@
+//! The same between two models of one process.
+
+use avp_backend::{
+    Context, GateMode, MapProjection, ProjectionError, ProjectionMap, SharedTokens, ValidationCache,
+    ValidationKey, embed_distributions, validate, validation_of, validation_texts, validation_texts_hash,
+};
+use avp_handshake::MIN_SHARED_TOKENS;
+use avp_wire::vocabulary::SharedPairs;
+
+use super::plan::rows_for_map;
+use super::validation::{MOST_TOKENS, keep, name_of};
+use super::{OutgoingHidden, Plan, plan};
+use crate::{Agent, Handover};
+
+/// What became of hidden states for another model.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Projected {
+    /// A context of that model, which has read the distributions.
+    Context(Context, Handover),
+    /// Text is to go instead: why.
+    Text(String),
+}
+
+/// Projects hidden states into the model of another agent of this process, as far as the models have tokens in common and the
+/// quality gate lets it go. For a blocking thread.
+///
+/// # Errors
+/// [`ProjectionError`] if an engine fails.
+pub fn project_into(hidden: &OutgoingHidden, target: &Agent) -> Result<Projected, ProjectionError> {
+    let map = hidden.agent.map_to(target.backend().info().into());
+    if let Some(map @ ProjectionMap { projection: MapProjection::Linear(_), .. }) = &map {
+        return by_linear_map(hidden, target, map);
+    }
+    let shared = match shared(&hidden.agent, target, map.as_ref()) {
+        Ok(shared) => shared,
+        Err(why) => return Ok(Projected::Text(why)),
+    };
+    let validation = match hidden.gate {
+        GateMode::Off => None,
+        _ => Some(validated(hidden, target, &shared)?),
+    };
+    let (distributions, handover) = match plan(hidden, &shared, validation)? {
+        Plan::Send { distributions, handover } => (distributions, handover),
+        Plan::Text(why) => return Ok(Projected::Text(why)),
+    };
+    let backend = target.backend().as_ref();
+    let embeddings = embed_distributions(backend, &distributions, None)?;
+    Ok(Projected::Context(Context::of_embeddings(backend, &embeddings)?, handover))
+}
+
+fn by_linear_map(
+    hidden: &OutgoingHidden,
+    target: &Agent,
+    map: &ProjectionMap,
+) -> Result<Projected, ProjectionError> {
+    let (rows, advice) = match rows_for_map(hidden, map.validation)? {
+        Ok(found) => found,
+        Err(why) => return Ok(Projected::Text(why)),
+    };
+    let (source, target) = (hidden.agent.backend().as_ref(), target.backend().as_ref());
+    let embeddings = map.apply(source, target, rows, &hidden.options())?;
+    let positions = rows.len() / hidden.states.dim();
+    let handover = Handover::Embeddings { positions, advice };
+    Ok(Projected::Context(Context::of_embeddings(target, &embeddings)?, handover))
+}
+
+/// The tokens that both have, or why there are too few.
+fn shared(source: &Agent, target: &Agent, map: Option<&ProjectionMap>) -> Result<SharedTokens, String> {
+    let (a, b) = (source.backend().info(), target.backend().info());
+    let tokenizer = &a.identity.tokenizer_hash;
+    if !tokenizer.is_empty() && *tokenizer == b.identity.tokenizer_hash {
+        return Ok(SharedTokens::Same(a.vocab_size.min(b.vocab_size)));
+    }
+    if let Some(ProjectionMap { projection: MapProjection::Vocabulary(shared), .. }) = map {
+        return Ok(shared.clone());
+    }
+    let (Some(ours), Some(theirs)) = (source.own_vocabulary(), target.own_vocabulary()) else {
+        return Err("it is not known what the models' tokens mean".to_owned());
+    };
+    let pairs = SharedPairs::between(&ours.hashes, &theirs.hashes);
+    let strings = pairs.strings();
+    if strings < MIN_SHARED_TOKENS {
+        let why =
+            format!("the models have {strings} token strings in common, and it takes {MIN_SHARED_TOKENS}");
+        return Err(why);
+    }
+    let has_rows = |pair: &(u32, u32)| (pair.0 as usize) < a.vocab_size && (pair.1 as usize) < b.vocab_size;
+    Ok(SharedTokens::Pairs(pairs.pairs().iter().copied().filter(has_rows).collect()))
+}
+
+fn validated(
+    hidden: &OutgoingHidden,
+    target: &Agent,
+    shared: &SharedTokens,
+) -> Result<avp_backend::Validation, ProjectionError> {
+    let source = &hidden.agent;
+    let texts = validation_texts(source.backend().info());
+    let (from, into) = (name_of(source.backend().info()), name_of(target.backend().info()));
+    let hash = validation_texts_hash(&texts);
+    let key = ValidationKey { source: &from, target: &into, texts: &hash };
+    let cache = source.cache_dir().map(|dir| ValidationCache::new(dir.join("validations")));
+    if let Some(known) = cache.as_ref().and_then(|cache| cache.load(&key)) {
+        return Ok(known);
+    }
+    let read = validation_of(source.backend().as_ref(), shared, &texts, MOST_TOKENS)?;
+    let found = validate(target.backend().as_ref(), &read)?;
+    keep(cache.as_ref(), &key, &found);
+    Ok(found)
+}
