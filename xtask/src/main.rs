@@ -10,6 +10,7 @@ mod mutants;
 mod portable;
 mod sh;
 mod test;
+mod transfers;
 mod venv;
 
 use std::env;
@@ -26,6 +27,7 @@ cargo xtask miri               avp-wire under Miri; needs a nightly toolchain
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
 cargo xtask bench --check      instruction counts of small calls against xtask/instructions.json; needs valgrind
 cargo xtask bench --baseline   writes that file anew
+cargo xtask transfers [ARGS]   answers between all pairs of demo models, as docs/benchmarks.md has them; ARGS go to `avp demo`
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
 
@@ -51,6 +53,7 @@ fn run(args: &[String]) -> Result<()> {
         ["miri"] => miri::run(),
         ["mutants"] => mutants::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["transfers", rest @ ..] => transfers::run(rest),
         ["bench", "--check"] => instructions::check(),
         ["bench", "--baseline"] => instructions::write(),
         ["bench", rest @ ..] => bench::run(rest),

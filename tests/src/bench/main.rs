@@ -17,6 +17,8 @@ mod latent;
 mod llamacpp;
 mod measure;
 mod peer;
+#[cfg(feature = "engine")]
+mod projection;
 mod report;
 #[cfg(feature = "engine")]
 mod shape;
@@ -67,6 +69,9 @@ enum Part {
     /// A latent step on the Qwen2.5-0.5B shape, beside one pass of logits and `transformers`.
     #[cfg(feature = "engine")]
     Latent,
+    /// Projection between two models, beside one pass of logits and the Python SDK.
+    #[cfg(feature = "engine")]
+    Projection,
     /// The llama.cpp backend on the Qwen2.5-0.5B shape, beside plain calls of llama.cpp and beside memcpy.
     #[cfg(feature = "llamacpp")]
     #[value(name = "llamacpp")]
@@ -125,6 +130,8 @@ fn run(part: Part, args: &Args) -> Result<Group> {
         Part::Cache => cache::run(),
         #[cfg(feature = "engine")]
         Part::Latent => latent::run(python),
+        #[cfg(feature = "engine")]
+        Part::Projection => projection::run(python),
         #[cfg(feature = "llamacpp")]
         Part::LlamaCpp => {
             let temporary = || std::env::temp_dir().join("avp-bench-models");
