@@ -90,20 +90,19 @@ fn check_mix(model: &Decoder, mix: &TokenMix<'_>) -> std::result::Result<(), Bac
     if expected == got { Ok(()) } else { Err(BackendError::Shape { what, expected, got }) }
 }
 
-/// All mixes in one pass over the table, where there are several, all sparse with ascending ids, on the CPU.
+/// All mixes in one pass over the table, where there are several with ascending ids, on the CPU.
 fn many_mixes(model: &Decoder, mixes: &[TokenMix<'_>]) -> Result<Option<Vec<f32>>> {
-    fn sparse<'a>(mix: &TokenMix<'a>) -> Option<(&'a [u32], &'a [f32])> {
-        match *mix {
-            TokenMix::Sparse { ids, weights } if ids.is_sorted() => Some((ids, weights)),
-            _ => None,
-        }
-    }
-    let Some(pairs) = mixes.iter().map(sparse).collect::<Option<Vec<_>>>().filter(|all| all.len() > 1) else {
-        return Ok(None);
+    let ascending = |mix: &TokenMix<'_>| match mix {
+        TokenMix::Sparse { ids, .. } => ids.is_sorted(),
+        TokenMix::Dense(_) => true,
     };
     let (storage, layout) = model.embed.storage_and_layout();
-    let Storage::Cpu(table) = &*storage else { return Ok(None) };
-    Ok(Some(mix_many(&Values::new(table, layout)?, model.config.hidden, &pairs)))
+    match &*storage {
+        Storage::Cpu(table) if mixes.len() > 1 && mixes.iter().all(ascending) => {
+            Ok(Some(mix_many(&Values::new(table, layout)?, model.config.hidden, mixes)))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn one_mix(model: &Decoder, mix: &TokenMix<'_>) -> Result<Vec<f32>> {

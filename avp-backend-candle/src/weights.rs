@@ -19,7 +19,7 @@ use crate::options::{LoadProgress, ProgressFn};
 
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const SINGLE: &str = "model.safetensors";
-/// Elements converted by one rayon task.
+/// Elements copied or converted by one rayon task.
 const CONVERT_BLOCK: usize = 1 << 16;
 
 /// The safetensors files of a checkpoint, mapped.
@@ -246,10 +246,15 @@ fn tensor<T: Element>(view: &TensorView<'_>, shape: &[usize]) -> Option<candle_c
 
 fn copy<T: Element>(bytes: &[u8]) -> Vec<T> {
     let mut out = vec![T::zero(); bytes.len() / size_of::<T>()];
-    // safetensors has checked that the length is that of the shape.
-    if let Some(bytes) = bytes.get(..out.len() * size_of::<T>()) {
-        bytemuck::cast_slice_mut(&mut out).copy_from_slice(bytes);
-    }
+    // All threads copy: most of the time goes to pages that are touched for the first time.
+    let block = CONVERT_BLOCK * size_of::<T>();
+    let target: &mut [u8] = bytemuck::cast_slice_mut(&mut out);
+    target.par_chunks_mut(block).zip(bytes.par_chunks(block)).for_each(|(out, block)| {
+        // safetensors has checked that the length is that of the shape.
+        if let Some(block) = block.get(..out.len()) {
+            out.copy_from_slice(block);
+        }
+    });
     out
 }
 

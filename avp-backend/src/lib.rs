@@ -12,6 +12,7 @@ mod backend;
 mod constrain;
 mod context;
 mod error;
+mod exp;
 mod filled;
 mod generate;
 mod grammar;
@@ -36,6 +37,7 @@ pub use backend::{
 };
 pub use context::Context;
 pub use error::{BackendError, NonFinite};
+pub use exp::exp_of_nonpositive;
 pub use filled::Filled;
 pub use generate::{
     GenerateError, GenerateEvent, GenerateOptions, Generation, StopReason, generate, generate_arriving,

@@ -26,12 +26,17 @@ def answer(request):
         generator = numpy.random.default_rng(1)
         table = lambda dim: generator.standard_normal((request["vocab"], dim), dtype=numpy.float32) * 0.02
         state["source"], state["target"] = table(request["source_dim"]), table(request["target_dim"])
+        if request["dtype"] == "bf16":
+            import torch
+
+            for name in ("source", "target"):
+                state[name] = torch.from_numpy(state[name]).to(torch.bfloat16)
         return {}
     if op == "vocabularies":
         state["vocabularies"] = [Tokenizer({token: i for i, token in enumerate(t)}) for t in request["tokens"]]
         return {}
     if op == "project":
-        hidden = numpy.asarray(state["source"][7] * 60, dtype=numpy.float32)
+        hidden = state["source"][7] * 60
         start = time.perf_counter()
         vocabulary_mediated_projection(hidden, state["source"], state["target"])
         return {"seconds": time.perf_counter() - start}

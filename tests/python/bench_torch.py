@@ -1,9 +1,10 @@
 """The torch side of `avp-bench`: a latent step of the SDK on transformers, one line of JSON per request.
 
-{"op": "load", "folder": F, "threads": N, "prompt": [ids]}   loads the model and reads the prompt; answers
+{"op": "load", "folder": F, "dtype": "f32"|"bf16", "threads": N, "prompt": [ids]}   loads the model and reads the prompt; answers
                                                              "missing" where a package is
 {"op": "values"}                                             hidden state and projection, to be compared
-{"op": "logits"|"sdk_projection"|"forward"|"sdk_step"}       seconds of one
+{"op": "logits"|"sdk_projection"|"forward"|"decode"|"sdk_step"}       seconds of one
+{"op": "prefill", "tokens": [ids]}                           the same of a prompt, with the logits of its last token
 """
 
 import json
@@ -28,10 +29,10 @@ hidden = None
 embedding = None
 
 
-def load(folder, threads, prompt):
+def load(folder, dtype, threads, prompt):
     global model, past, hidden, embedding
     torch.set_num_threads(threads)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     out = run(input_ids=torch.tensor([prompt]))
     past, hidden = out.past_key_values, out.hidden_states[-1][:, -1, :]
     embedding = project(hidden)
@@ -63,6 +64,16 @@ def forward():
         return model.model(inputs_embeds=embedding.unsqueeze(1), past_key_values=past, use_cache=True)
 
 
+def decode():
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[9906]]), past_key_values=past, use_cache=True).logits
+
+
+def prefill(tokens):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([tokens]), use_cache=True, logits_to_keep=1).logits
+
+
 def sdk_step():
     # The connector calls the whole model, which computes logits that nobody reads.
     return run(inputs_embeds=project(hidden).unsqueeze(1))
@@ -70,7 +81,7 @@ def sdk_step():
 
 def values():
     version = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    return {"hidden": hidden[0].tolist(), "embedding": embedding[0].tolist(), "version": version}
+    return {"hidden": hidden[0].float().tolist(), "embedding": embedding[0].float().tolist(), "version": version}
 
 
 def answer(request):
@@ -78,11 +89,19 @@ def answer(request):
     if op == "load":
         if missing:
             return {"missing": missing}
-        load(request["folder"], request["threads"], request["prompt"])
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[request["dtype"]]
+        load(request["folder"], dtype, request["threads"], request["prompt"])
         return {}
     if op == "values":
         return values()
-    call = {"logits": logits, "sdk_projection": lambda: project(hidden), "forward": forward, "sdk_step": sdk_step}[op]
+    call = {
+        "logits": logits,
+        "sdk_projection": lambda: project(hidden),
+        "forward": forward,
+        "decode": decode,
+        "prefill": lambda: prefill(request["tokens"]),
+        "sdk_step": sdk_step,
+    }[op]
     start = time.perf_counter()
     result = call()
     seconds = time.perf_counter() - start

@@ -105,11 +105,14 @@ impl Mlp {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.gate.forward(x)?;
+        let (gate, up) = (self.gate.forward(x)?, self.up.forward(x)?);
+        if x.device().is_cpu() {
+            return self.down.forward(&kernels::gated(self.activation, &gate, &up)?);
+        }
         let gate = match self.activation {
             Activation::Silu => gate.silu()?,
             Activation::GeluTanh => gate.gelu()?,
         };
-        self.down.forward(&(gate * self.up.forward(x)?)?)
+        self.down.forward(&(gate * up)?)
     }
 }

@@ -1,58 +1,57 @@
 //! Weighted sums of the rows of an embedding table on the CPU.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use avp_backend::TokenMix;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::tile::{Buffers, NO_VALUES, ROWS, add_rows};
 use super::{Element, Values, for_values};
 
 /// Rows that one task sums. Fixed, so that the result does not depend on the number of threads.
 const TASK_ROWS: usize = 1024;
+/// Rows of the table that are summed for all of several mixes before the next ones are read, so that they stay in the
+/// second-level cache.
+const SHARED_ROWS: usize = 64;
+/// Rows of the table that one task goes through for several mixes.
+const MANY_TASK_ROWS: usize = 16 << 10;
 
 /// `sum_i weights[i] * table[ids[i]]`, `[dim]`. Ids beyond the table are left out; callers check them.
 pub(crate) fn mix_sparse(table: &Values<'_>, dim: usize, ids: &[u32], weights: &[f32]) -> Vec<f32> {
     for_values!(table, rows => {
-        let row = |id: &u32| {
-            let start = usize::try_from(*id).ok()?.checked_mul(dim)?;
-            rows.get(start..start.checked_add(dim)?)
-        };
         let tasks = ids.par_chunks(TASK_ROWS).zip(weights.par_chunks(TASK_ROWS));
-        sum(dim, tasks.map(|(ids, weights)| weighted(dim, ids.iter().map(row), weights)).collect())
+        let task = |(ids, weights): (&[u32], _)| {
+            let row = |i: usize| row(rows, dim, index(*ids.get(i)?));
+            Arch::new().dispatch(RowSum { dim, row, weights, of: PhantomData })
+        };
+        sum(dim, tasks.map(task).collect())
     })
 }
 
-/// Rows that are summed for all mixes before the next ones are read, so that they stay in the second-level cache.
-const SHARED_ROWS: usize = 32;
-/// Rows of the table that one task of [`mix_many`] goes through.
-const MANY_TASK_ROWS: usize = 16 << 10;
-
-/// As [`mix_sparse`] for several mixes, `[mixes, dim]`, in one pass over the table: neighbours mostly weigh the same tokens. Ids
-/// must be ascending.
-pub(crate) fn mix_many(table: &Values<'_>, dim: usize, mixes: &[(&[u32], &[f32])]) -> Vec<f32> {
-    for_values!(table, rows => {
-        let height = rows.len() / dim.max(1);
-        let task = |start: usize| {
-            let mut sums = vec![0f32; mixes.len() * dim];
-            let end = height.min(start + MANY_TASK_ROWS);
-            let mut at: Vec<usize> = mixes.iter().map(|(ids, _)| ids.partition_point(|id| index(*id) < start)).collect();
-            for block in (start..end).step_by(SHARED_ROWS) {
-                let block_end = end.min(block + SHARED_ROWS);
-                let each = mixes.iter().zip(&mut at).zip(sums.chunks_exact_mut(dim));
-                for (((ids, weights), at), sum) in each {
-                    while let (Some(id), Some(weight)) = (ids.get(*at), weights.get(*at)) {
-                        if index(*id) >= block_end {
-                            break;
-                        }
-                        let first = index(*id) * dim;
-                        if let Some(row) = rows.get(first..first + dim).filter(|_| *weight != 0.0) {
-                            add_row(sum, row, *weight);
-                        }
-                        *at += 1;
-                    }
-                }
-            }
-            sums
+/// `sum_i weights[i] * table[i]`, `[dim]`, over the whole vocabulary.
+pub(crate) fn mix_dense(table: &Values<'_>, dim: usize, weights: &[f32]) -> Vec<f32> {
+    for_values!(table, table => {
+        let tasks = table.par_chunks(TASK_ROWS.saturating_mul(dim)).zip(weights.par_chunks(TASK_ROWS));
+        let task = |(rows, weights)| {
+            Arch::new().dispatch(RowSum { dim, row: |i| row(rows, dim, i), weights, of: PhantomData })
         };
+        sum(dim, tasks.map(task).collect())
+    })
+}
+
+/// As [`mix_sparse`] and [`mix_dense`] for several mixes, `[mixes, dim]`, in one pass over the table: neighbours mostly weigh
+/// the same tokens. The ids of each must be ascending.
+pub(crate) fn mix_many(table: &Values<'_>, dim: usize, mixes: &[TokenMix<'_>]) -> Vec<f32> {
+    for_values!(table, table => {
+        let height = table.len() / dim.max(1);
         let starts: Vec<usize> = (0..height).step_by(MANY_TASK_ROWS).collect();
-        sum(mixes.len() * dim, starts.into_par_iter().map(task).collect())
+        let task = |first: usize| {
+            let end = height.min(first.saturating_add(MANY_TASK_ROWS));
+            Arch::new().dispatch(ManySums { table, dim, mixes, rows: first..end })
+        };
+        sum(mixes.len().saturating_mul(dim), starts.into_par_iter().map(task).collect())
     })
 }
 
@@ -60,31 +59,15 @@ fn index(id: u32) -> usize {
     usize::try_from(id).unwrap_or(usize::MAX)
 }
 
-/// `sum_i weights[i] * table[i]`, `[dim]`, over the whole vocabulary.
-pub(crate) fn mix_dense(table: &Values<'_>, dim: usize, weights: &[f32]) -> Vec<f32> {
-    for_values!(table, rows => {
-        let tasks = rows.par_chunks(TASK_ROWS.saturating_mul(dim)).zip(weights.par_chunks(TASK_ROWS));
-        sum(dim, tasks.map(|(rows, weights)| weighted(dim, rows.chunks_exact(dim).map(Some), weights)).collect())
-    })
-}
-
-fn weighted<'a, T: Element + 'a>(
-    dim: usize,
-    rows: impl Iterator<Item = Option<&'a [T]>>,
-    weights: &[f32],
-) -> Vec<f32> {
-    let mut sum = vec![0f32; dim];
-    for (row, weight) in rows.zip(weights) {
-        if let Some(row) = row.filter(|_| *weight != 0.0) {
-            add_row(&mut sum, row, *weight);
-        }
-    }
-    sum
+#[inline(always)]
+fn row<T>(table: &[T], dim: usize, index: usize) -> Option<&[T]> {
+    let start = index.checked_mul(dim)?;
+    table.get(start..start.checked_add(dim)?)
 }
 
 /// Sum of the tasks' sums, in their order.
-fn sum(dim: usize, partials: Vec<Vec<f32>>) -> Vec<f32> {
-    let mut sum = vec![0f32; dim];
+fn sum(len: usize, partials: Vec<Vec<f32>>) -> Vec<f32> {
+    let mut sum = vec![0f32; len];
     for partial in partials {
         for (s, p) in sum.iter_mut().zip(partial) {
             *s += p;
@@ -93,11 +76,101 @@ fn sum(dim: usize, partials: Vec<Vec<f32>>) -> Vec<f32> {
     sum
 }
 
-/// Adds `weight` times `row` to `sum`.
-pub(super) fn add_row<T: Element>(sum: &mut [f32], row: &[T], weight: f32) {
-    T::blocks(row, |start, block| {
-        for (s, e) in sum.get_mut(start..).unwrap_or_default().iter_mut().zip(block) {
-            *s += weight * e;
+/// The sum of the rows that `row` gives for the places of `weights`.
+struct RowSum<'a, T, F> {
+    dim: usize,
+    row: F,
+    weights: &'a [f32],
+    of: PhantomData<&'a T>,
+}
+
+impl<'a, T: Element, F: Fn(usize) -> Option<&'a [T]>> WithSimd for RowSum<'a, T, F> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut sum = vec![0f32; self.dim];
+        add_weighted(simd, &mut sum, self.row, self.weights, &mut NO_VALUES.clone());
+        sum
+    }
+}
+
+/// Sums of some rows of the table for several mixes.
+struct ManySums<'a, T> {
+    table: &'a [T],
+    dim: usize,
+    mixes: &'a [TokenMix<'a>],
+    rows: Range<usize>,
+}
+
+impl<T: Element> WithSimd for ManySums<'_, T> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Self { table, dim, mixes, rows } = self;
+        let mut sums = vec![0f32; mixes.len().saturating_mul(dim)];
+        let mut buffers = NO_VALUES;
+        for start in rows.clone().step_by(SHARED_ROWS) {
+            let block = start..rows.end.min(start.saturating_add(SHARED_ROWS));
+            for (mix, sum) in mixes.iter().zip(sums.chunks_exact_mut(dim)) {
+                match mix {
+                    TokenMix::Sparse { ids, weights } => {
+                        let place = |row: usize| ids.partition_point(|id| index(*id) < row);
+                        let places = place(block.start)..place(block.end);
+                        let ids = ids.get(places.clone()).unwrap_or_default();
+                        let weights = weights.get(places).unwrap_or_default();
+                        let row = |i: usize| row(table, dim, index(*ids.get(i)?));
+                        add_weighted(simd, sum, row, weights, &mut buffers);
+                    }
+                    TokenMix::Dense(weights) => {
+                        let weights = weights.get(block.start..).unwrap_or_default();
+                        let weights = weights.get(..block.len()).unwrap_or(weights);
+                        let row = |i: usize| row(table, dim, block.start.saturating_add(i));
+                        add_weighted(simd, sum, row, weights, &mut buffers);
+                    }
+                }
+            }
         }
-    });
+        sums
+    }
+}
+
+/// Adds the rows that `row` gives for the places of `weights`, each times its weight.
+#[inline(always)]
+fn add_weighted<'a, S: Simd, T: Element + 'a>(
+    simd: S,
+    sum: &mut [f32],
+    row: impl Fn(usize) -> Option<&'a [T]>,
+    weights: &[f32],
+    buffers: &mut Buffers,
+) {
+    let (groups, rest) = weights.as_chunks::<ROWS>();
+    let mut at = 0_usize;
+    for group in groups {
+        let rows: [Option<&[T]>; ROWS] = std::array::from_fn(|i| row(at.saturating_add(i)));
+        at = at.saturating_add(ROWS);
+        match rows {
+            [Some(a), Some(b), Some(c), Some(d)] if *group != [0.0; ROWS] => {
+                add_rows(simd, sum, [a, b, c, d], *group, buffers);
+            }
+            _ => add_each(simd, sum, rows.iter().copied().zip(group), buffers),
+        }
+    }
+    add_each(simd, sum, (at..).map(row).zip(rest), buffers);
+}
+
+/// The same, row by row.
+#[inline(always)]
+fn add_each<'a, 'b, S: Simd, T: Element + 'a>(
+    simd: S,
+    sum: &mut [f32],
+    rows: impl Iterator<Item = (Option<&'a [T]>, &'b f32)>,
+    buffers: &mut Buffers,
+) {
+    for (row, weight) in rows {
+        if let Some(row) = row.filter(|_| *weight != 0.0) {
+            add_rows(simd, sum, [row], [*weight], buffers);
+        }
+    }
 }

@@ -1,23 +1,18 @@
 //! Softmax over the vocabulary and the embeddings it weighs, in one pass over a tied table.
 //!
 //! As logits, softmax and a sum of rows, a distribution that is not very peaked costs two passes over the table,
-//! each bound by memory. Here four rows at a time are multiplied with the hidden state, and while they are still
+//! each bound by memory. Here a few rows at a time are multiplied with the hidden state, and while they are still
 //! in the first-level cache they are added to the sum; when a larger logit turns up, the sum is scaled down. The
 //! next rows are fetched meanwhile, so that memory never waits for arithmetic.
-#![allow(unsafe_code)]
 
-use half::{bf16, f16};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::mix::add_row;
-use super::{Element, Values, dot, for_values};
+use super::tile::{ROWS, add_wide, split, wide_products};
+use super::{Element, Values, for_values};
 
 /// Rows that one task takes. Fixed, so that the result does not depend on the number of threads.
 const TASK_ROWS: usize = 2048;
-/// Rows that are multiplied and then added at once.
-const ROWS: usize = 4;
-/// Values of a row added at once, as many as a cache line has.
-const LANES: usize = 16;
 
 /// What `softmax(table x) table` is to be taken of.
 pub(crate) struct Soft<'a> {
@@ -37,61 +32,74 @@ impl Soft<'_> {
             // What is smaller, relative to the largest, cannot add up to what may be left out.
             let least = self.left_out / (values.len() / dim).max(1) as f32;
             let tasks = values.par_chunks(TASK_ROWS.saturating_mul(dim));
-            let parts: Option<Vec<Part>> = tasks.map(|rows| self.part(rows, least)).collect();
+            let task = |rows| Arch::new().dispatch(Rows { of: self, rows, least });
+            let parts: Option<Vec<Part>> = tasks.map(task).collect();
             merged(dim, parts?)
         })
     }
 
-    fn part<T: SoftElement>(&self, values: &[T], least: f32) -> Option<Part> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2, which is all that the function asks for.
-            return unsafe { self.part_avx2(values, least) };
+    /// Of logits, where the model has it.
+    fn cap(&self, logits: &mut [f32]) {
+        if let Some(cap) = self.cap {
+            logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
         }
-        self.part_anywhere(values, least)
     }
+}
 
-    /// The same in wider registers. Without fused products, so that results are the same bit for bit.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn part_avx2<T: SoftElement>(&self, values: &[T], least: f32) -> Option<Part> {
-        self.part_anywhere(values, least)
-    }
+/// The softmax over some rows of the table.
+struct Rows<'a, T> {
+    of: &'a Soft<'a>,
+    rows: &'a [T],
+    /// What is smaller, relative to the largest, counts as zero.
+    least: f32,
+}
+
+impl<T: Element> WithSimd for Rows<'_, T> {
+    /// Nothing if a logit is not finite.
+    type Output = Option<Part>;
 
     #[inline(always)]
-    fn part_anywhere<T: SoftElement>(&self, values: &[T], least: f32) -> Option<Part> {
-        let dim = self.x.len().max(1);
+    fn with_simd<S: Simd>(self, simd: S) -> Option<Part> {
+        let dim = self.of.x.len().max(1);
         let mut part = Part { max: f32::NEG_INFINITY, total: 0.0, sum: vec![0f32; dim] };
-        let mut rest = values;
+        let mut scratch: [Vec<f32>; ROWS] = std::array::from_fn(|_| vec![0f32; dim]);
+        let mut rest = self.rows;
         while let Some((rows, next)) = rest.split_at_checked(dim.saturating_mul(ROWS)) {
-            let mut weights = [0f32; ROWS];
-            self.logits(rows, &mut weights);
-            if !part.take(&mut weights, least) {
-                return None;
-            }
-            if weights != [0.0; ROWS] {
-                T::add_rows(&mut part.sum, rows, &weights, next);
-            }
+            self.take(simd, &mut part, split(rows, dim), split(next, dim), &mut scratch)?;
             rest = next;
         }
         for row in rest.chunks_exact(dim) {
-            let mut weight = [0f32; 1];
-            self.logits(row, &mut weight);
-            if !part.take(&mut weight, least) {
-                return None;
-            }
-            add_row(&mut part.sum, row, weight[0]);
+            self.take(simd, &mut part, [row], [&[]], &mut scratch)?;
         }
         Some(part)
     }
+}
 
-    /// Logits of some rows.
+impl<T: Element> Rows<'_, T> {
     #[inline(always)]
-    fn logits<T: SoftElement>(&self, rows: &[T], logits: &mut [f32]) {
-        for (logit, row) in logits.iter_mut().zip(rows.chunks_exact(self.x.len().max(1))) {
-            let product = T::product(self.x, row);
-            *logit = self.cap.map_or(product, |cap| cap * (product / cap).tanh());
+    fn take<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        part: &mut Part,
+        rows: [&[T]; R],
+        ahead: [&[T]; R],
+        scratch: &mut [Vec<f32>; ROWS],
+    ) -> Option<()> {
+        let mut wide = [&[][..]; R];
+        for (((wide, row), ahead), scratch) in wide.iter_mut().zip(rows).zip(ahead).zip(scratch) {
+            *wide = T::widen(row, ahead, scratch);
         }
+        let mut logits = [[0f32; R]];
+        wide_products(simd, wide, std::iter::once(self.of.x), &mut logits);
+        let [mut weights] = logits;
+        self.of.cap(&mut weights);
+        if !part.take(&mut weights, self.least) {
+            return None;
+        }
+        if weights != [0.0; R] {
+            add_wide(simd, &mut part.sum, wide, weights);
+        }
+        Some(())
     }
 }
 
@@ -146,76 +154,10 @@ fn merged(dim: usize, parts: Vec<Part>) -> Option<Vec<f32>> {
     total.is_finite().then_some(sum)
 }
 
-/// An element type with the two loops over rows.
-trait SoftElement: Element {
-    /// Product of `x` and `row`.
-    #[inline(always)]
-    fn product(x: &[f32], row: &[Self]) -> f32 {
-        let mut product = 0.0;
-        Self::blocks(row, |start, block| product += dot(block, x.get(start..).unwrap_or_default()));
-        product
-    }
-
-    /// Adds [`ROWS`] rows, each times its weight, to `sum`. `next` is what will be asked for next.
-    #[inline(always)]
-    fn add_rows(sum: &mut [f32], rows: &[Self], weights: &[f32; ROWS], next: &[Self]) {
-        let _ = next;
-        let rows = rows.chunks_exact(sum.len().max(1));
-        rows.zip(weights).for_each(|(row, weight)| add_row(sum, row, *weight));
-    }
-}
-
-impl SoftElement for f16 {}
-
-impl SoftElement for bf16 {}
-
-impl SoftElement for f32 {
-    #[inline(always)]
-    fn product(x: &[f32], row: &[f32]) -> f32 {
-        dot(row, x)
-    }
-
-    #[inline(always)]
-    fn add_rows(sum: &mut [f32], rows: &[f32], weights: &[f32; ROWS], next: &[f32]) {
-        let dim = sum.len().max(1);
-        let mut rows = rows.chunks_exact(dim);
-        let (Some(a), Some(b), Some(c), Some(d)) = (rows.next(), rows.next(), rows.next(), rows.next())
-        else {
-            return;
-        };
-        let lines = sum.chunks_mut(LANES).zip(a.chunks(LANES)).zip(b.chunks(LANES)).zip(c.chunks(LANES));
-        for (i, ((((s, a), b), c), d)) in lines.zip(d.chunks(LANES)).enumerate() {
-            for row in 0..ROWS {
-                prefetch(next, row * dim + i * LANES);
-            }
-            add_line(s, [a, b, c, d], weights);
-        }
-    }
-}
-
-/// Adds at most [`LANES`] values of each row.
-#[inline(always)]
-fn add_line(sum: &mut [f32], [a, b, c, d]: [&[f32]; ROWS], &[u, v, w, x]: &[f32; ROWS]) {
-    for ((((s, a), b), c), d) in sum.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        *s += (u * a + v * b) + (w * c + x * d);
-    }
-}
-
-/// Asks for the cache line of `values[at]`, if there is one.
-#[inline(always)]
-fn prefetch(values: &[f32], at: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(value) = values.get(at) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, and the address is that of a value.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, at);
-}
-
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     /// A table `[rows, dim]` whose values are small and without a pattern.

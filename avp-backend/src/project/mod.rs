@@ -9,6 +9,7 @@ mod validate;
 mod vocabulary;
 
 use avp_wire::Distribution;
+use rayon::prelude::*;
 
 pub use cache::{ValidationCache, ValidationKey, validation_texts_hash};
 pub use gate::{
@@ -77,7 +78,7 @@ pub fn vocabulary_overlap(
     options: &ProjectionOptions,
 ) -> Result<Vec<f32>, ProjectionError> {
     let mixes = mixes(source, shared, hidden, options)?;
-    let mixes: Vec<SoftmaxMix> = mixes.into_iter().map(|mix| in_target(mix, shared)).collect();
+    let mixes: Vec<SoftmaxMix> = mixes.into_par_iter().map(|mix| in_target(mix, shared)).collect();
     let token_mixes: Vec<TokenMix<'_>> = mixes.iter().map(SoftmaxMix::as_token_mix).collect();
     scaled(target, target.embed_mix(&token_mixes)?, options.target_norm)
 }
@@ -105,7 +106,7 @@ pub fn distributions(
         let picked = shared.pick(&probabilities).ok_or_else(|| missing(shared, vocab_size))?;
         most_probable(&targets.sums(picked), &targets, most, total)
     };
-    source.logits(hidden)?.chunks_exact(vocab_size).map(distribution).collect()
+    source.logits(hidden)?.par_chunks_exact(vocab_size).map(distribution).collect()
 }
 
 /// Input embeddings `[n, D_target]` of distributions that a sender has shipped: the mean over the tokens that came.
@@ -156,7 +157,7 @@ fn mixes(
         let picked = shared.pick(row).ok_or_else(|| missing(shared, vocab_size))?;
         Ok(SoftmaxMix::from_logits(&picked, options.temperature, left_out)?)
     };
-    logits.chunks_exact(vocab_size).map(mix).collect()
+    logits.par_chunks_exact(vocab_size).map(mix).collect()
 }
 
 fn missing(shared: &SharedTokens, vocab_size: usize) -> BackendError {

@@ -10,9 +10,9 @@ mod cache;
 mod codec;
 #[cfg(feature = "engine")]
 mod demo;
-mod html;
 #[cfg(feature = "engine")]
-mod latent;
+mod engine;
+mod html;
 #[cfg(feature = "llamacpp")]
 mod llamacpp;
 mod measure;
@@ -43,7 +43,7 @@ struct Args {
     /// Write one self-contained page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// A Python with avp==0.6.2, and torch and transformers for the latent step. Without it these columns stay
+    /// A Python with avp==0.6.2, and torch and transformers for the engine. Without it these columns stay
     /// empty.
     #[arg(long, value_name = "PY")]
     python: Option<PathBuf>,
@@ -66,9 +66,9 @@ enum Part {
     /// Export and import of a KV cache, beside memcpy.
     #[cfg(feature = "engine")]
     Cache,
-    /// A latent step on the Qwen2.5-0.5B shape, beside one pass of logits and `transformers`.
+    /// The candle backend on the Qwen2.5-0.5B shape in all types, beside the memory's bandwidth and `transformers`.
     #[cfg(feature = "engine")]
-    Latent,
+    Engine,
     /// Projection between two models, beside one pass of logits and the Python SDK.
     #[cfg(feature = "engine")]
     Projection,
@@ -129,7 +129,7 @@ fn run(part: Part, args: &Args) -> Result<Group> {
         #[cfg(feature = "engine")]
         Part::Cache => cache::run(),
         #[cfg(feature = "engine")]
-        Part::Latent => latent::run(python),
+        Part::Engine => engine::run(python),
         #[cfg(feature = "engine")]
         Part::Projection => projection::run(python),
         #[cfg(feature = "llamacpp")]

@@ -19,8 +19,19 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts `script` with the interpreter `python`.
     pub(crate) fn start(python: &Path, script: &str) -> Result<Self> {
+        Self::spawn(Command::new(python), python, script)
+    }
+
+    /// The same, where the libraries under NumPy and torch have one thread.
+    pub(crate) fn start_single_threaded(python: &Path, script: &str) -> Result<Self> {
+        let mut command = Command::new(python);
+        command.envs(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"].map(|name| (name, "1")));
+        Self::spawn(command, python, script)
+    }
+
+    fn spawn(mut command: Command, python: &Path, script: &str) -> Result<Self> {
         let path = root().join("tests/python").join(script);
-        let mut child = Command::new(python)
+        let mut child = command
             .arg(path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

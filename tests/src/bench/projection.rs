@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use avp_backend::{
-    Backend, ProjectionOptions, SharedTokens, SoftmaxMix, distributions, embed_distributions,
+    Backend, ProjectionOptions, SharedTokens, SoftmaxMix, distributions, embed_distributions, left_out_bound,
     vocabulary_overlap,
 };
 use avp_backend_candle::{CandleBackend, LoadOptions};
-use avp_wire::Distribution;
 use avp_wire::vocabulary::{HashedToken, Meaning, SharedPairs, TokenHashes, meaning_hash, string_hash};
+use avp_wire::{Distribution, KvDtype};
 use serde_json::json;
 
 use crate::measure::{Side, alternate, seconds};
@@ -38,36 +38,58 @@ const TOKENS: usize = 150_000;
 pub(crate) fn run(python: Option<&Path>) -> Result<Group> {
     let source_shape = Shape { layers: 1, intermediate: 64, ..Shape::HALF_B };
     let target_shape = Shape { hidden: 1536, heads: 12, ..source_shape };
-    let (source_folder, target_folder) = (source_shape.write()?, target_shape.write()?);
-    let load = |folder: &Path| CandleBackend::load(folder, &LoadOptions::default());
-    let (source, target) = (load(source_folder.path())?, load(target_folder.path())?);
-    let mut group = Group::new("Projection between models, vocabulary 151,936, hidden 896 to 1,536, f32");
-    let sdk = python.map(|python| Peer::start(python, "bench_projection.py")).transpose()?;
-    let sdk = sdk.map(RefCell::new);
-    if let Some(sdk) = &sdk {
-        let (from, into) = (source_shape.hidden, target_shape.hidden);
-        let tables =
-            json!({"op": "tables", "vocab": source_shape.vocab, "source_dim": from, "target_dim": into});
-        sdk.borrow_mut().ask(&tables)?;
+    let folders = (source_shape.write()?, target_shape.write()?);
+    let mut group = Group::new("Projection between models, vocabulary 151,936, hidden 896 to 1,536");
+    for dtype in [KvDtype::F32, KvDtype::Bf16] {
+        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let load = |folder: &Path| CandleBackend::load(folder, &options);
+        let pair = Two { source: &load(folders.0.path())?, target: &load(folders.1.path())?, dtype };
+        for threads in [rayon::current_num_threads(), 1] {
+            let sdk = python.map(|python| pair.sdk(python, threads)).transpose()?;
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            pool.install(|| pair.speed(&mut group, sdk, threads))?;
+        }
+        if dtype == KvDtype::F32 {
+            pair.transfer(&mut group)?;
+            pair.truncation(&mut group)?;
+        }
     }
-    let pair = Two { source: &source, target: &target };
-    pair.speed(&mut group, sdk.as_ref())?;
-    pair.transfer(&mut group)?;
-    pair.truncation(&mut group)?;
-    vocabularies(&mut group, sdk.as_ref())?;
+    let sdk = python.map(|python| Peer::start(python, "bench_projection.py")).transpose()?;
+    vocabularies(&mut group, sdk.map(RefCell::new).as_ref())?;
     group.note(format!(
         "median of {ROUNDS} alternating rounds; hidden states that weigh {CANDIDATES} tokens, logits from {FIRST_LOGIT} down by 0.7, against random ones of the others"
     ));
+    group.note("the SDK makes all of a bf16 table f32 for each projection");
     Ok(group)
 }
 
 struct Two<'a> {
     source: &'a CandleBackend,
     target: &'a CandleBackend,
+    dtype: KvDtype,
 }
 
 impl Two<'_> {
-    fn speed(&self, group: &mut Group, sdk: Option<&RefCell<Peer>>) -> Result<()> {
+    /// The SDK with tables of these shapes.
+    fn sdk(&self, python: &Path, threads: usize) -> Result<Peer> {
+        const SCRIPT: &str = "bench_projection.py";
+        let mut peer = match threads {
+            1 => Peer::start_single_threaded(python, SCRIPT)?,
+            _ => Peer::start(python, SCRIPT)?,
+        };
+        let (vocab, from) = (self.source.info().vocab_size, self.width());
+        let into = self.target.info().identity.hidden_dim;
+        peer.ask(&json!({
+            "op": "tables", "vocab": vocab, "source_dim": from, "target_dim": into, "dtype": self.name(),
+        }))?;
+        Ok(peer)
+    }
+
+    fn name(&self) -> &'static str {
+        if self.dtype == KvDtype::F32 { "f32" } else { "bf16" }
+    }
+
+    fn speed(&self, group: &mut Group, sdk: Option<Peer>, threads: usize) -> Result<()> {
         let rows: Vec<f32> =
             (0..POSITIONS).map(|seed| self.hidden(seed)).collect::<Result<Vec<_>>>()?.concat();
         let one = &rows[..self.width()];
@@ -82,9 +104,9 @@ impl Two<'_> {
             Box::new(|| seconds(|| project(&rows))),
             Box::new(|| seconds(|| ship(one))),
         ];
-        if let Some(sdk) = sdk {
+        if let Some(mut sdk) = sdk {
             sides.push(Box::new(move || {
-                let seconds = sdk.borrow_mut().seconds(&json!({ "op": "project" }));
+                let seconds = sdk.seconds(&json!({ "op": "project" }));
                 // The threads of its matrix product wait for more without sleeping.
                 std::thread::sleep(Duration::from_millis(300));
                 seconds
@@ -92,25 +114,44 @@ impl Two<'_> {
         }
         let samples = alternate(ROUNDS, &mut sides)?;
         let [pass, projection, many, shipping, python @ ..] = &samples[..] else { unreachable!() };
-        group.figures.extend([
-            Figure::milliseconds("projection of one position", projection)
+        let name = |what: &str| {
+            format!("{}, {threads} thread{}, {what}", self.name(), if threads == 1 { "" } else { "s" })
+        };
+        let one = name("projection of one position");
+        group.figures.push(
+            Figure::milliseconds(&one, projection)
                 .cost_beside(PASS, projection, pass)
                 .target(Bound::RatioAtMost(1.15)),
-            Figure::milliseconds(format!("projection of {POSITIONS} positions"), many)
-                .cost_beside("one position", many, projection)
-                .target(Bound::RatioAtMost(5.0)),
-            Figure::milliseconds(format!("distribution of the {SHIPPED} most probable tokens"), shipping)
-                .cost_beside(PASS, shipping, pass),
-        ]);
+        );
         if let [python] = python {
+            let bound = if self.dtype == KvDtype::F32 { 0.4 } else { 0.15 };
             group.figures.push(
-                Figure::milliseconds("projection of one position", projection)
+                Figure::milliseconds(&one, projection)
                     .cost_beside(SDK, projection, python)
-                    .target(Bound::RatioAtMost(0.4)),
+                    .target(Bound::RatioAtMost(bound)),
             );
         }
-        let mix = SoftmaxMix::from_logits(&self.source.logits(one)?, 1.0, 1e-6)?;
-        group.note(format!("the mix of one position keeps {} of {} tokens", mix.kept(), shared.len()));
+        group.figures.extend([
+            Figure::milliseconds(name(&format!("projection of {POSITIONS} positions")), many)
+                .cost_beside("one position", many, projection)
+                .target(Bound::RatioAtMost(5.0)),
+            Figure::milliseconds(
+                name(&format!("distribution of the {SHIPPED} most probable tokens")),
+                shipping,
+            )
+            .cost_beside(PASS, shipping, pass),
+        ]);
+        if threads == 1 {
+            return Ok(());
+        }
+        let left_out = left_out_bound(self.source);
+        let mix = SoftmaxMix::from_logits(&self.source.logits(&rows[..self.width()])?, 1.0, left_out)?;
+        group.note(format!(
+            "{}: the mix of one position keeps {} of {} tokens, leaving out at most {left_out:.0e} of the mass",
+            self.name(),
+            mix.kept(),
+            shared.len()
+        ));
         Ok(())
     }
 

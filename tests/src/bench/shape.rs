@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 
 use anyhow::Result;
+use avp_wire::KvDtype;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -44,23 +46,34 @@ impl Shape {
 
     /// Writes a Hugging Face folder with f32 weights; it is removed when dropped.
     pub(crate) fn write(&self) -> Result<TempDir> {
+        self.write_as(KvDtype::F32)
+    }
+
+    /// Bytes of the embedding table, and of all weights, in `dtype`.
+    pub(crate) fn bytes(&self, dtype: KvDtype) -> (usize, usize) {
+        let all: usize = self.tensors().iter().map(Random::len).sum();
+        (self.vocab * self.hidden * dtype.size(), all * dtype.size())
+    }
+
+    /// The same with weights in `dtype`: f32, f16 or bf16.
+    pub(crate) fn write_as(&self, dtype: KvDtype) -> Result<TempDir> {
         let folder = tempfile::Builder::new().prefix("avp-bench-").tempdir()?;
-        fs::write(folder.path().join("config.json"), self.config().to_string())?;
+        fs::write(folder.path().join("config.json"), self.config(dtype).to_string())?;
         fs::write(folder.path().join("tokenizer.json"), tokenizer().to_string())?;
         let mut file = BufWriter::new(File::create(folder.path().join("model.safetensors"))?);
         let tensors = self.tensors();
-        let header = header(&tensors).to_string();
+        let header = header(&tensors, dtype).to_string();
         let padded = header.len().next_multiple_of(8);
         file.write_all(&u64::try_from(padded)?.to_le_bytes())?;
         write!(file, "{header:padded$}")?;
         for (seed, tensor) in (1_u64..).zip(&tensors) {
-            tensor.write(seed, &mut file)?;
+            tensor.write(seed, dtype, &mut file)?;
         }
         file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         Ok(folder)
     }
 
-    fn config(&self) -> Value {
+    fn config(&self, dtype: KvDtype) -> Value {
         json!({
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
@@ -75,7 +88,7 @@ impl Shape {
             "rope_theta": 1_000_000.0,
             "hidden_act": "silu",
             "tie_word_embeddings": true,
-            "torch_dtype": "float32",
+            "torch_dtype": names(dtype).1,
             "eos_token_id": 0,
         })
     }
@@ -137,14 +150,18 @@ impl Random {
         self.shape.iter().product()
     }
 
-    fn write(&self, seed: u64, file: &mut impl Write) -> Result<()> {
-        let mut block = vec![0_u8; BLOCK * size_of::<f32>()];
+    fn write(&self, seed: u64, dtype: KvDtype, file: &mut impl Write) -> Result<()> {
+        let mut block = vec![0_u8; BLOCK * dtype.size()];
         for start in (0..self.len()).step_by(BLOCK) {
             let len = BLOCK.min(self.len() - start);
-            let block = &mut block[..len * size_of::<f32>()];
-            block.par_chunks_exact_mut(size_of::<f32>()).enumerate().for_each(|(i, bytes)| {
+            let block = &mut block[..len * dtype.size()];
+            block.par_chunks_exact_mut(dtype.size()).enumerate().for_each(|(i, bytes)| {
                 let value = self.constant.unwrap_or_else(|| uniform(seed << 40 | (start + i) as u64));
-                bytes.copy_from_slice(&value.to_le_bytes());
+                match dtype {
+                    KvDtype::F16 => bytes.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+                    KvDtype::Bf16 => bytes.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+                    _ => bytes.copy_from_slice(&value.to_le_bytes()),
+                }
             });
             file.write_all(block)?;
         }
@@ -161,12 +178,21 @@ pub(crate) fn uniform(place: u64) -> f32 {
     (unit - 0.5) * 2.0 * 3f32.sqrt() * STD
 }
 
+/// What safetensors and torch call the type.
+fn names(dtype: KvDtype) -> (&'static str, &'static str) {
+    match dtype {
+        KvDtype::F16 => ("F16", "float16"),
+        KvDtype::Bf16 => ("BF16", "bfloat16"),
+        _ => ("F32", "float32"),
+    }
+}
+
 /// The header of a safetensors file with `tensors` in this order.
-fn header(tensors: &[Random]) -> Value {
+fn header(tensors: &[Random], dtype: KvDtype) -> Value {
     let mut start = 0;
     let entries = tensors.iter().map(|tensor| {
-        let end = start + tensor.len() * size_of::<f32>();
-        let entry = json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end] });
+        let end = start + tensor.len() * dtype.size();
+        let entry = json!({ "dtype": names(dtype).0, "shape": tensor.shape, "data_offsets": [start, end] });
         start = end;
         (tensor.name.clone(), entry)
     });
