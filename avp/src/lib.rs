@@ -11,6 +11,7 @@ mod accept;
 mod agent;
 mod answering;
 mod ask_error;
+mod asking;
 mod choice;
 mod context_sink;
 mod cross_model;

@@ -9,7 +9,7 @@ use avp_backend::{
     GateMode, GenerateOptions, MapProjection, ModelKey, ProjectionMap, SharedTokens, Validation,
 };
 use avp_handshake::{
-    Capabilities, Established, Hello, ModelIdentity, NegotiatorConfig, Reject, Resolution, ResolutionPath,
+    Capabilities, Established, Hello, ModelIdentity, NegotiatorConfig, Resolution, ResolutionPath,
     ResolveOptions, TextMessage, resolve,
 };
 use avp_transport::{
@@ -17,14 +17,15 @@ use avp_transport::{
 };
 use avp_wire::ext::FrameKind;
 use avp_wire::slab::TransferId;
-use avp_wire::{Distribution, EncodeOptions, Fault, Frame, Metadata, Mode, ext};
+use avp_wire::{Distribution, Fault, Frame, Metadata, Mode, ext};
 use tokio::time::timeout;
 
 use crate::Agent;
 use crate::agent::announce;
 use crate::ask_error::AskError;
+use crate::asking::{accepted, blocking, send};
 use crate::choice::{Choice, choose, name, nothing_to_project, refused};
-use crate::cross_model::{Agreed, OutgoingHidden, Plan, agree, blocking, plan, validation};
+use crate::cross_model::{Agreed, OutgoingHidden, Plan, agree, has_same_tokenizer, plan, validation};
 use crate::deliver::{Delivery, Handed};
 use crate::exchange::{GenerateRequest, mark_slab, question_frame, record_of};
 use crate::outgoing::OutgoingContext;
@@ -178,14 +179,13 @@ impl Peer {
 
     /// Distributions for the peer's model, or why not.
     async fn project(&mut self, hidden: &OutgoingHidden) -> Result<Plan, AskError> {
-        let own = &hidden.agent.backend().info().identity.tokenizer_hash;
-        let theirs = self.identity().tokenizer_hash;
-        let has_same_tokenizer = !own.is_empty() && *own == theirs;
+        let has_same_tokenizer =
+            has_same_tokenizer(&hidden.agent.backend().info().identity, &self.identity());
         let (capabilities, stamp) = (self.established.capabilities.clone(), self.stamp());
-        let lane = || Ok(self.transfers.open(TransferId::from_random(rand::random()).as_str())?);
         let map = self.map_of(&hidden.agent);
         let has_map = map.is_some();
-        let agreed = agree(&hidden.agent, capabilities.as_ref(), has_same_tokenizer, map, &stamp, lane);
+        let agreed =
+            agree(&hidden.agent, capabilities.as_ref(), has_same_tokenizer, map, &stamp, || self.lane());
         let (shared, strings) = match agreed.await? {
             Agreed::Tokens(shared, strings) => (shared, strings),
             Agreed::Nothing(why) => {
@@ -244,8 +244,12 @@ impl Peer {
             self.distribution_frame(&distributions, transfer)
         };
         let session = self.established.session.id.as_str();
-        let lane = || Ok(self.transfers.open(TransferId::from_random(rand::random()).as_str())?);
-        validation(hidden, shared, &target, frame, session, lane).await
+        validation(hidden, shared, &target, frame, session, || self.lane()).await
+    }
+
+    /// A new transfer.
+    fn lane(&self) -> Result<Transfer, AskError> {
+        Ok(self.transfers.open(TransferId::from_random(rand::random()).as_str())?)
     }
 
     /// What to do after a receiver refused what the session promised: text, where there is some and models do not fit.
@@ -412,13 +416,12 @@ impl Peer {
         let id = context.transfer().as_str();
         mark_slab(&mut metadata, context.kv_header(), self.established.session.id.as_str(), id);
         let (context, pool) = (context.clone(), self.options.pool.clone());
-        let read = tokio::task::spawn_blocking(move || context.whole(&pool));
-        Ok(Frame::new(metadata, read.await.map_err(|_| AskError::Lost)??))
+        Ok(Frame::new(metadata, blocking(move || context.whole(&pool)).await??))
     }
 
     /// What is said of a context, addressed to this session and without what this peer did not announce.
     fn described(&self, context: &OutgoingContext) -> Metadata {
-        let mut metadata = Metadata { ..context.metadata().clone() };
+        let mut metadata = context.metadata().clone();
         metadata.extra.retain(|key, _| !key.starts_with("avp.") || self.has_announced(key));
         let Metadata { session_id, source_agent_id, target_agent_id, .. } = self.stamp();
         Metadata { session_id, source_agent_id, target_agent_id, ..metadata }
@@ -448,13 +451,6 @@ enum Route<'a> {
     Text(String),
 }
 
-/// Sends a frame; gives its bytes.
-async fn send(lane: &Transfer, frame: Frame) -> Result<u64, AskError> {
-    let bytes = frame.payload.len() as u64;
-    lane.send(frame, &EncodeOptions::default()).await?;
-    Ok(bytes)
-}
-
 async fn answer_on(lane: &mut Transfer) -> Result<TextMessage, AskError> {
     let reply = loop {
         let reply = lane.recv().await?.ok_or(AskError::Closed)?;
@@ -463,10 +459,7 @@ async fn answer_on(lane: &mut Transfer) -> Result<TextMessage, AskError> {
             break reply;
         }
     };
-    if let Some(reject) = Reject::from_frame(&reply) {
-        return Err(reject.into());
-    }
-    TextMessage::from_json(&reply.payload).map_err(AskError::Answer)
+    TextMessage::from_json(&accepted(reply)?.payload).map_err(AskError::Answer)
 }
 
 fn answer(reply: TextMessage, handover: Handover, sent: u64, started: Instant) -> Answer {

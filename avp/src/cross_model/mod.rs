@@ -4,14 +4,16 @@ mod agreement;
 mod hidden;
 mod incoming;
 mod plan;
+mod shared;
 mod validation;
 mod vocabularies;
 mod within;
 
-pub(crate) use agreement::{Agreed, agree, blocking, vocabulary_frame};
+pub(crate) use agreement::{Agreed, agree, vocabulary_frame};
 pub use hidden::OutgoingHidden;
 pub(crate) use incoming::Incoming;
 pub(crate) use plan::{Plan, plan};
+pub(crate) use shared::has_same_tokenizer;
 pub(crate) use validation::{VALIDATE, validated, validation};
 pub(crate) use vocabularies::{OwnVocabulary, Vocabularies};
 pub use within::{Projected, project_into};

@@ -9,14 +9,14 @@ use avp_backend::{
 };
 use avp_handshake::{Reject, TextMessage};
 use avp_transport::Transfer;
-use avp_wire::{Distribution, EncodeOptions, ErrorCode};
+use avp_wire::{Distribution, ErrorCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::OutgoingHidden;
-use super::agreement::blocking;
 use super::incoming::{Incoming, refusal};
 use crate::ask_error::AskError;
+use crate::asking::{blocking, reply, send};
 use crate::exchange::text_frame;
 
 /// Key of a validation's `extra` object, in question and answer.
@@ -62,15 +62,11 @@ pub(crate) async fn validation(
     let request = Request { texts: read.iter().map(|text| text.tokens.clone()).collect() };
     let expected = read.into_iter().flat_map(|text| text.expected).collect();
     let mut lane = open()?;
-    lane.send(frame(expected, lane.id()), &EncodeOptions::default()).await?;
+    send(&lane, frame(expected, lane.id())).await?;
     let extra = Map::from_iter([(VALIDATE.to_owned(), serde_json::to_value(request).unwrap_or_default())]);
     let message = TextMessage { session_id: session_id.to_owned(), extra, ..TextMessage::default() };
-    lane.send(text_frame(message, Some(lane.id())), &EncodeOptions::default()).await?;
-    let reply = lane.recv().await?.ok_or(AskError::Closed)?;
-    if let Some(reject) = Reject::from_frame(&reply) {
-        return Err(reject.into());
-    }
-    let reply = TextMessage::from_json(&reply.payload).map_err(AskError::Answer)?;
+    send(&lane, text_frame(message, Some(lane.id()))).await?;
+    let reply = TextMessage::from_json(&reply(&mut lane).await?.payload).map_err(AskError::Answer)?;
     let outcome = reply.extra.get(VALIDATE).cloned().map(serde_json::from_value::<Outcome>);
     let Some(Ok(Outcome { cosine, perplexity })) = outcome else { return Err(AskError::Validation) };
     let found = Validation { cosine, perplexity };

@@ -4,10 +4,10 @@ use avp_backend::{
     Context, GateMode, MapProjection, ProjectionError, ProjectionMap, SharedTokens, ValidationCache,
     ValidationKey, embed_distributions, validate, validation_of, validation_texts, validation_texts_hash,
 };
-use avp_handshake::MIN_SHARED_TOKENS;
 use avp_wire::vocabulary::SharedPairs;
 
 use super::plan::rows_for_map;
+use super::shared::{self, has_same_tokenizer};
 use super::validation::{MOST_TOKENS, keep, name_of};
 use super::{OutgoingHidden, Plan, plan};
 use crate::{Agent, Handover};
@@ -32,7 +32,7 @@ pub fn project_into(hidden: &OutgoingHidden, target: &Agent) -> Result<Projected
     if let Some(map @ ProjectionMap { projection: MapProjection::Linear(_), .. }) = &map {
         return by_linear_map(hidden, target, map);
     }
-    let shared = match shared(&hidden.agent, target, map.as_ref()) {
+    let shared = match shared_tokens(&hidden.agent, target, map) {
         Ok(shared) => shared,
         Err(why) => return Ok(Projected::Text(why)),
     };
@@ -66,27 +66,16 @@ fn by_linear_map(
 }
 
 /// The tokens that both have, or why there are too few.
-fn shared(source: &Agent, target: &Agent, map: Option<&ProjectionMap>) -> Result<SharedTokens, String> {
-    let (a, b) = (source.backend().info(), target.backend().info());
-    let tokenizer = &a.identity.tokenizer_hash;
-    if !tokenizer.is_empty() && *tokenizer == b.identity.tokenizer_hash {
-        return Ok(SharedTokens::Same(a.vocab_size.min(b.vocab_size)));
-    }
-    if let Some(ProjectionMap { projection: MapProjection::Vocabulary(shared), .. }) = map {
-        return Ok(shared.clone());
+fn shared_tokens(source: &Agent, target: &Agent, map: Option<ProjectionMap>) -> Result<SharedTokens, String> {
+    let (from, into) = (source.backend().info(), target.backend().info());
+    let rows = [from.vocab_size, into.vocab_size];
+    if let Some(shared) = shared::known(has_same_tokenizer(&from.identity, &into.identity), rows, map) {
+        return Ok(shared);
     }
     let (Some(ours), Some(theirs)) = (source.own_vocabulary(), target.own_vocabulary()) else {
         return Err("it is not known what the models' tokens mean".to_owned());
     };
-    let pairs = SharedPairs::between(&ours.hashes, &theirs.hashes);
-    let strings = pairs.strings();
-    if strings < MIN_SHARED_TOKENS {
-        let why =
-            format!("the models have {strings} token strings in common, and it takes {MIN_SHARED_TOKENS}");
-        return Err(why);
-    }
-    let has_rows = |pair: &(u32, u32)| (pair.0 as usize) < a.vocab_size && (pair.1 as usize) < b.vocab_size;
-    Ok(SharedTokens::Pairs(pairs.pairs().iter().copied().filter(has_rows).collect()))
+    shared::enough(&SharedPairs::between(&ours.hashes, &theirs.hashes), rows)
 }
 
 fn validated(
