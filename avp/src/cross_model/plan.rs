@@ -23,17 +23,9 @@ pub(crate) fn plan(
     validation: Option<Validation>,
 ) -> Result<Plan, ProjectionError> {
     let backend = hidden.agent.backend().as_ref();
-    let (states, gate) = (&hidden.states, &hidden.gate_options);
-    let said = said(hidden)?;
-    let rows = &states.rows()[..said.rows * states.dim()];
-    let distributions = distributions(backend, shared, rows, hidden.top_k, &hidden.options())?;
-    let facts = TransferFacts {
-        prompt_tokens: states.prompt_tokens(),
-        ending: said.ending,
-        effective_rank: gate.max_effective_rank.map(|_| effective_rank(rows, states.dim())),
-        validation,
-        ..TransferFacts::of_distributions(&distributions)
-    };
+    let said = Said::of(hidden)?;
+    let distributions = distributions(backend, shared, said.rows, hidden.top_k, &hidden.options())?;
+    let facts = said.facts(hidden, &distributions, validation);
     let left_out = facts.left_out;
     let advice = match judged(hidden, &facts) {
         Ok(advice) => advice,
@@ -64,44 +56,57 @@ pub(super) fn rows_for_map(
     validation: Option<Validation>,
 ) -> Result<RowsForMap<'_>, ProjectionError> {
     let backend = hidden.agent.backend().as_ref();
-    let (states, said) = (&hidden.states, said(hidden)?);
-    let rows = &states.rows()[..said.rows * states.dim()];
+    let said = Said::of(hidden)?;
     let all = SharedTokens::Same(backend.info().vocab_size);
-    let own = distributions(backend, &all, rows, usize::MAX, &hidden.options())?;
-    let rank = hidden.gate_options.max_effective_rank.map(|_| effective_rank(rows, states.dim()));
-    let facts = TransferFacts {
-        prompt_tokens: states.prompt_tokens(),
-        ending: said.ending,
-        effective_rank: rank,
-        validation,
-        ..TransferFacts::of_distributions(&own)
-    };
-    Ok(judged(hidden, &facts).map(|advice| (rows, advice)))
+    let own = distributions(backend, &all, said.rows, usize::MAX, &hidden.options())?;
+    let facts = said.facts(hidden, &own, validation);
+    Ok(judged(hidden, &facts).map(|advice| (said.rows, advice)))
 }
 
-/// How many of the rows the model needs for what it has to say.
-struct Said {
-    rows: usize,
+/// The part of the hidden states that the model needs for what it has to say.
+struct Said<'a> {
+    /// `[n, hidden_dim]`.
+    rows: &'a [f32],
     /// How probably it ends its turn there, where known.
     ending: Option<f32>,
 }
 
-/// The rows up to the end of the model's turn: what it would think behind that, it would not say.
-fn said(hidden: &OutgoingHidden) -> Result<Said, ProjectionError> {
-    let backend = hidden.agent.backend();
-    let (states, least) = (&hidden.states, hidden.gate_options.min_ending);
-    let of_prompt = states.len() - states.latent_steps();
-    let mut most = states.ending();
-    if most.is_some_and(|ending| ending >= least) {
-        return Ok(Said { rows: of_prompt, ending: most });
-    }
-    let latent = states.rows().chunks_exact(states.dim()).enumerate().skip(of_prompt);
-    for (row, state) in latent {
-        let ending = ending(&backend.logits(state)?, &backend.info().stop_tokens)?;
-        if ending >= least {
-            return Ok(Said { rows: row, ending: Some(ending) });
+impl<'a> Said<'a> {
+    /// The rows up to the end of the model's turn: what it would think behind that, it would not say.
+    fn of(hidden: &'a OutgoingHidden) -> Result<Self, ProjectionError> {
+        let backend = hidden.agent.backend();
+        let (states, least) = (&hidden.states, hidden.gate_options.min_ending);
+        let up_to = |rows: usize, ending| Self { rows: &states.rows()[..rows * states.dim()], ending };
+        let of_prompt = states.len() - states.latent_steps();
+        let mut most = states.ending();
+        if most.is_some_and(|ending| ending >= least) {
+            return Ok(up_to(of_prompt, most));
         }
-        most = Some(most.unwrap_or(0.0).max(ending));
+        let latent = states.rows().chunks_exact(states.dim()).enumerate().skip(of_prompt);
+        for (row, state) in latent {
+            let ending = ending(&backend.logits(state)?, &backend.info().stop_tokens)?;
+            if ending >= least {
+                return Ok(up_to(row, Some(ending)));
+            }
+            most = Some(most.unwrap_or(0.0).max(ending));
+        }
+        Ok(up_to(states.len(), most))
     }
-    Ok(Said { rows: states.len(), ending: most })
+
+    /// What the gate judges by, where `distributions` are made of these rows.
+    fn facts(
+        &self,
+        hidden: &OutgoingHidden,
+        distributions: &[Distribution],
+        validation: Option<Validation>,
+    ) -> TransferFacts {
+        let rank = |_| effective_rank(self.rows, hidden.states.dim());
+        TransferFacts {
+            prompt_tokens: hidden.states.prompt_tokens(),
+            ending: self.ending,
+            effective_rank: hidden.gate_options.max_effective_rank.map(rank),
+            validation,
+            ..TransferFacts::of_distributions(distributions)
+        }
+    }
 }
