@@ -205,10 +205,14 @@ impl Peer {
     /// The map over tokens from an agent's model to the peer's, where there is one.
     fn map_of(&self, agent: &Agent) -> Option<ProjectionMap> {
         let remote = self.established.remote.identity.as_ref()?;
-        let weights = self.established.capabilities.as_ref().and_then(|c| c.weights);
-        let weights = weights.map(|weights| weights.to_string()).unwrap_or_default();
-        let map = agent.map_to(ModelKey { model_hash: &remote.model_hash, weights: &weights })?;
+        let map = agent.map_to(ModelKey { model_hash: &remote.model_hash, weights: &self.weights() })?;
         matches!(map.projection, MapProjection::Vocabulary(_)).then_some(map)
+    }
+
+    /// The peer's checkpoint; empty where it did not say.
+    fn weights(&self) -> String {
+        let announced = self.established.capabilities.as_ref().and_then(|c| c.weights);
+        announced.map(|weights| weights.to_string()).unwrap_or_default()
     }
 
     /// Resolves once more by rules 4 and 5, now that it is known what there is.
@@ -237,14 +241,13 @@ impl Peer {
         hidden: &OutgoingHidden,
         shared: &Arc<SharedTokens>,
     ) -> Result<Validation, AskError> {
-        let remote = self.identity();
-        let announced = self.established.capabilities.as_ref().and_then(|c| c.weights);
-        let target = announced.map_or(remote.model_hash, |weights| weights.to_string());
+        let (remote, weights) = (self.identity(), self.weights());
+        let target = ModelKey { model_hash: &remote.model_hash, weights: &weights };
         let frame = |distributions: Vec<Distribution>, transfer: &str| {
             self.distribution_frame(&distributions, transfer)
         };
         let session = self.established.session.id.as_str();
-        validation(hidden, shared, &target, frame, session, || self.lane()).await
+        validation(hidden, shared, target, frame, session, || self.lane()).await
     }
 
     /// A new transfer.

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use avp_backend::{
-    Backend, ModelInfo, SharedTokens, Validation, ValidationCache, ValidationKey, ValidationText, validate,
+    Backend, ModelKey, SharedTokens, Validation, ValidationCache, ValidationKey, ValidationText, validate,
     validation_of, validation_texts, validation_texts_hash,
 };
 use avp_handshake::{Reject, TextMessage};
 use avp_transport::Transfer;
-use avp_wire::{Distribution, ErrorCode};
+use avp_wire::{Distribution, ErrorCode, Frame};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::OutgoingHidden;
 use super::incoming::{Incoming, refusal};
+use crate::Agent;
 use crate::ask_error::AskError;
 use crate::asking::{blocking, reply, send};
 use crate::exchange::text_frame;
@@ -22,7 +23,7 @@ use crate::exchange::text_frame;
 /// Key of a validation's `extra` object, in question and answer.
 pub(crate) const VALIDATE: &str = "validate";
 /// Tokens of each distribution (docs/spec/projection.md, 8.2).
-pub(super) const MOST_TOKENS: usize = 1024;
+const MOST_TOKENS: usize = 1024;
 
 /// The texts that the distributions of the transfer belong to, by their tokens in the receiver's ids; `null` where it has none.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,23 +42,19 @@ struct Outcome {
 pub(crate) async fn validation(
     hidden: &OutgoingHidden,
     shared: &Arc<SharedTokens>,
-    target: &str,
-    frame: impl Fn(Vec<Distribution>, &str) -> avp_wire::Frame,
+    target: ModelKey<'_>,
+    frame: impl Fn(Vec<Distribution>, &str) -> Frame,
     session_id: &str,
     open: impl FnOnce() -> Result<Transfer, AskError>,
 ) -> Result<Validation, AskError> {
     let agent = hidden.agent.clone();
-    let info = agent.backend().info().clone();
-    let texts = validation_texts(&info);
-    let source = name_of(&info);
-    let hash = validation_texts_hash(&texts);
-    let key = ValidationKey { source: &source, target, texts: &hash };
-    let cache = agent.cache_dir().map(|dir| ValidationCache::new(dir.join("validations")));
-    if let Some(known) = cache.as_ref().and_then(|cache| cache.load(&key)) {
+    let texts = validation_texts(agent.backend().info());
+    let kept = KeptValidation::of(&agent, target, &texts);
+    if let Some(known) = kept.as_ref().and_then(KeptValidation::load) {
         return Ok(known);
     }
-    let (here, tokens, for_thread) = (agent.clone(), Arc::clone(shared), texts.clone());
-    let read = move || validation_of(here.backend().as_ref(), &tokens, &for_thread, MOST_TOKENS);
+    let shared = Arc::clone(shared);
+    let read = move || validation_of(agent.backend().as_ref(), &shared, &texts, MOST_TOKENS);
     let read = blocking(read).await??;
     let request = Request { texts: read.iter().map(|text| text.tokens.clone()).collect() };
     let expected = read.into_iter().flat_map(|text| text.expected).collect();
@@ -70,20 +67,49 @@ pub(crate) async fn validation(
     let outcome = reply.extra.get(VALIDATE).cloned().map(serde_json::from_value::<Outcome>);
     let Some(Ok(Outcome { cosine, perplexity })) = outcome else { return Err(AskError::Validation) };
     let found = Validation { cosine, perplexity };
-    keep(cache.as_ref(), &key, &found);
+    if let Some(kept) = kept {
+        kept.store(&found);
+    }
     Ok(found)
 }
 
-/// Keeps what was found for later runs. A disk that refuses costs another measurement, no more.
-pub(super) fn keep(cache: Option<&ValidationCache>, key: &ValidationKey<'_>, found: &Validation) {
-    if let Some(Err(error)) = cache.map(|cache| cache.store(key, found)) {
-        tracing::debug!(%error, "a validation is not kept");
+/// Where the validation of one pair of models is kept between runs.
+pub(super) struct KeptValidation {
+    cache: ValidationCache,
+    source: String,
+    target: String,
+    /// Hash of the texts.
+    texts: String,
+}
+
+impl KeptValidation {
+    /// That of projections from the model of `source`. `None` where this agent keeps nothing, or nothing tells one of the models from
+    /// others: what is found of it says nothing of the next one.
+    pub(super) fn of(source: &Agent, target: ModelKey<'_>, texts: &[String]) -> Option<Self> {
+        let cache = ValidationCache::new(source.cache_dir()?.join("validations"));
+        let (source, target) = (name_of(source.backend().info().into())?, name_of(target)?);
+        Some(Self { cache, source, target, texts: validation_texts_hash(texts) })
+    }
+
+    pub(super) fn load(&self) -> Option<Validation> {
+        self.cache.load(&self.key())
+    }
+
+    /// A disk that refuses costs another measurement, no more.
+    pub(super) fn store(&self, found: &Validation) {
+        if let Err(error) = self.cache.store(&self.key(), found) {
+            tracing::debug!(%error, "a validation is not kept");
+        }
+    }
+
+    fn key(&self) -> ValidationKey<'_> {
+        ValidationKey { source: &self.source, target: &self.target, texts: &self.texts }
     }
 }
 
-/// What tells a model from others: its checkpoint, or what is known instead.
-pub(super) fn name_of(info: &ModelInfo) -> String {
-    info.weights.clone().unwrap_or_else(|| info.identity.model_hash.clone())
+/// The checkpoint of a model, or its hash where that is not known.
+fn name_of(model: ModelKey<'_>) -> Option<String> {
+    [model.weights, model.model_hash].into_iter().find(|name| !name.is_empty()).map(str::to_owned)
 }
 
 /// The receiver's side: what `request` asks about the distributions that came.

@@ -1,14 +1,14 @@
 //! The same between two models of one process.
 
 use avp_backend::{
-    Context, GateMode, MapProjection, ProjectionError, ProjectionMap, SharedTokens, ValidationCache,
-    ValidationKey, embed_distributions, validate, validation_of, validation_texts, validation_texts_hash,
+    Context, GateMode, MapProjection, ProjectionError, ProjectionMap, SharedTokens, Validation,
+    embed_distributions, validate_pair, validation_texts,
 };
 use avp_wire::vocabulary::SharedPairs;
 
 use super::plan::rows_for_map;
 use super::shared::{self, has_same_tokenizer};
-use super::validation::{MOST_TOKENS, keep, name_of};
+use super::validation::KeptValidation;
 use super::{OutgoingHidden, Plan, plan};
 use crate::{Agent, Handover};
 
@@ -38,7 +38,7 @@ pub fn project_into(hidden: &OutgoingHidden, target: &Agent) -> Result<Projected
     };
     let validation = match hidden.gate {
         GateMode::Off => None,
-        _ => Some(validated(hidden, target, &shared)?),
+        _ => Some(validated(&hidden.agent, target, &shared)?),
     };
     let (distributions, handover) = match plan(hidden, &shared, validation)? {
         Plan::Send { distributions, handover } => (distributions, handover),
@@ -78,22 +78,16 @@ fn shared_tokens(source: &Agent, target: &Agent, map: Option<ProjectionMap>) -> 
     shared::enough(&SharedPairs::between(&ours.hashes, &theirs.hashes), rows)
 }
 
-fn validated(
-    hidden: &OutgoingHidden,
-    target: &Agent,
-    shared: &SharedTokens,
-) -> Result<avp_backend::Validation, ProjectionError> {
-    let source = &hidden.agent;
-    let texts = validation_texts(source.backend().info());
-    let (from, into) = (name_of(source.backend().info()), name_of(target.backend().info()));
-    let hash = validation_texts_hash(&texts);
-    let key = ValidationKey { source: &from, target: &into, texts: &hash };
-    let cache = source.cache_dir().map(|dir| ValidationCache::new(dir.join("validations")));
-    if let Some(known) = cache.as_ref().and_then(|cache| cache.load(&key)) {
+/// What a projection into the model of `target` is worth: as measured before, or now.
+fn validated(source: &Agent, target: &Agent, shared: &SharedTokens) -> Result<Validation, ProjectionError> {
+    let (from, into) = (source.backend().as_ref(), target.backend().as_ref());
+    let kept = KeptValidation::of(source, into.info().into(), &validation_texts(from.info()));
+    if let Some(known) = kept.as_ref().and_then(KeptValidation::load) {
         return Ok(known);
     }
-    let read = validation_of(source.backend().as_ref(), shared, &texts, MOST_TOKENS)?;
-    let found = validate(target.backend().as_ref(), &read)?;
-    keep(cache.as_ref(), &key, &found);
+    let found = validate_pair(from, into, shared)?;
+    if let Some(kept) = kept {
+        kept.store(&found);
+    }
     Ok(found)
 }
