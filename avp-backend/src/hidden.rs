@@ -150,32 +150,19 @@ impl HiddenStates {
     /// As a frame, f32 `[n, hidden_dim]`.
     #[must_use]
     pub fn to_frame(&self, stamp: &ContextStamp) -> Frame {
-        let identity = &self.identity;
-        let hash = stamp.model_hash.as_ref().unwrap_or(&identity.model_hash);
-        let mut extra = vec![
-            (ext::MODEL_HASH, hash.clone()),
-            (ext::MODEL_FAMILY, identity.model_family.clone()),
-            (ext::NUM_STEPS, self.latent_steps.to_string()),
-        ];
-        if stamp.extensions {
-            extra.extend(self.weights.clone().map(|weights| (ext::WEIGHTS, weights)));
-            extra.extend(self.prompt_tokens.map(|tokens| (ext::TOKENS, tokens.to_string())));
-            extra.extend(self.ending.map(|ending| (ext::ENDING, ending.to_string())));
-        }
-        let metadata = Metadata {
-            session_id: stamp.session_id.clone(),
-            source_agent_id: stamp.source_agent_id.clone(),
-            target_agent_id: stamp.target_agent_id.clone(),
-            model_id: identity.model_id.clone(),
-            hidden_dim: identity.hidden_dim,
-            num_layers: identity.num_layers,
+        let described = stamp.metadata(&self.identity, self.latent_steps, self.weights());
+        let mut metadata = Metadata {
             payload_type: PayloadType::HiddenState,
             dtype: DType::Float32,
-            tensor_shape: vec![u32::try_from(self.len()).unwrap_or(u32::MAX), identity.hidden_dim],
-            mode: Mode::Latent,
-            extra: extra.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-            ..Metadata::default()
+            tensor_shape: vec![u32::try_from(self.len()).unwrap_or(u32::MAX), self.identity.hidden_dim],
+            ..described
         };
+        if stamp.extensions {
+            let tokens = self.prompt_tokens.map(|tokens| (ext::TOKENS, tokens.to_string()));
+            let ending = self.ending.map(|ending| (ext::ENDING, ending.to_string()));
+            let known = tokens.into_iter().chain(ending);
+            metadata.extra.extend(known.map(|(key, value)| (key.to_owned(), value)));
+        }
         let payload: Vec<u8> = self.rows.iter().flat_map(|x| x.to_le_bytes()).collect();
         Frame::new(metadata, payload)
     }

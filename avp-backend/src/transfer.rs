@@ -30,6 +30,35 @@ pub struct ContextStamp {
     pub extensions: bool,
 }
 
+impl ContextStamp {
+    /// What every context's frame says: between whom it travels, and of the model that made it.
+    pub(crate) fn metadata(
+        &self,
+        identity: &ModelIdentity,
+        latent_steps: usize,
+        weights: Option<&str>,
+    ) -> Metadata {
+        let hash = self.model_hash.as_ref().unwrap_or(&identity.model_hash);
+        let mut extra = vec![
+            (ext::MODEL_HASH, hash.clone()),
+            (ext::MODEL_FAMILY, identity.model_family.clone()),
+            (ext::NUM_STEPS, latent_steps.to_string()),
+        ];
+        extra.extend(weights.filter(|_| self.extensions).map(|weights| (ext::WEIGHTS, weights.to_owned())));
+        Metadata {
+            session_id: self.session_id.clone(),
+            source_agent_id: self.source_agent_id.clone(),
+            target_agent_id: self.target_agent_id.clone(),
+            model_id: identity.model_id.clone(),
+            hidden_dim: identity.hidden_dim,
+            num_layers: identity.num_layers,
+            mode: Mode::Latent,
+            extra: extra.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            ..Metadata::default()
+        }
+    }
+}
+
 /// Why a frame is not a context for this model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -131,31 +160,9 @@ impl Context {
     /// What its frame, or its manifest, says beside the cache.
     #[must_use]
     pub fn metadata(&self, stamp: &ContextStamp) -> Metadata {
-        let identity = self.identity();
-        let hash = stamp.model_hash.as_ref().unwrap_or(&identity.model_hash);
-        let mut extra = [
-            (ext::MODEL_HASH, hash.clone()),
-            (ext::MODEL_FAMILY, identity.model_family.clone()),
-            (ext::NUM_STEPS, self.latent_steps().to_string()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .to_vec();
-        if let Some(weights) = self.weights().filter(|_| stamp.extensions) {
-            extra.push((ext::WEIGHTS.to_owned(), weights.to_owned()));
-        }
-        Metadata {
-            session_id: stamp.session_id.clone(),
-            source_agent_id: stamp.source_agent_id.clone(),
-            target_agent_id: stamp.target_agent_id.clone(),
-            model_id: identity.model_id.clone(),
-            hidden_dim: identity.hidden_dim,
-            num_layers: identity.num_layers,
-            payload_type: PayloadType::KvCache,
-            dtype: self.sequence().kv_dtype().into(),
-            mode: Mode::Latent,
-            extra: extra.into_iter().collect(),
-            ..Metadata::default()
-        }
+        let described = stamp.metadata(self.identity(), self.latent_steps(), self.weights());
+        let dtype = self.sequence().kv_dtype().into();
+        Metadata { payload_type: PayloadType::KvCache, dtype, ..described }
     }
 
     /// Takes a frame into `backend`, if it is a context of its model.
