@@ -36,9 +36,9 @@ mod turned_away;
 pub use avp_backend::{
     Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GateMode, GateOptions,
     GenerateError, GenerateEvent, GenerateOptions, Generation, Grammar, GrammarError, HiddenError,
-    HiddenStates, LinearMap, MapEnd, MapError, MapFault, MapFolder, MapProjection, ModelInfo, ModelKey,
-    Progress, ProjectionMap, Prompt, SamplingOptions, SharedTokens, StopReason, ThinkError, ThinkOptions,
-    Validation, Verification, VerificationPolicy, generate, think, validate_pair,
+    HiddenStates, LinearMap, ListedMap, MapEnd, MapError, MapFault, MapFolder, MapProjection, ModelInfo,
+    ModelKey, Progress, ProjectionMap, Prompt, SamplingOptions, SharedTokens, StopReason, ThinkError,
+    ThinkOptions, Validation, Verification, VerificationPolicy, generate, think, validate_pair,
 };
 pub use avp_backend_candle::{Device, LoadProgress, ProgressFn};
 /// GGUF files judged and read, and Ollama's models found, with or without llama.cpp.
