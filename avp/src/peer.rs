@@ -183,7 +183,7 @@ impl Peer {
             has_same_tokenizer(&hidden.agent.backend().info().identity, &self.identity());
         let (capabilities, stamp) = (self.established.capabilities.clone(), self.stamp());
         let map = self.map_of(&hidden.agent);
-        let has_map = map.is_some();
+        let (has_map, measured) = (map.is_some(), map.as_ref().and_then(|map| map.validation));
         let agreed =
             agree(&hidden.agent, capabilities.as_ref(), has_same_tokenizer, map, &stamp, || self.lane());
         let (shared, strings) = match agreed.await? {
@@ -194,9 +194,10 @@ impl Peer {
             }
         };
         self.resolve_again(has_map, strings);
-        let validation = match hidden.gate {
-            GateMode::Off => None,
-            _ => Some(self.validation(hidden, &shared).await?),
+        let validation = match (hidden.gate, measured) {
+            (GateMode::Off, _) => None,
+            (_, Some(measured)) => Some(measured),
+            (_, None) => Some(self.validation(hidden, &shared).await?),
         };
         let hidden = hidden.clone();
         Ok(blocking(move || plan(&hidden, &shared, validation)).await??)

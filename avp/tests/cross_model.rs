@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use avp::transport::{listen, negotiate_server};
 use avp::{
-    Agent, Ask, AskError, GateMode, GenerateOptions, Handover, OutgoingHidden, Peer, Projected, Prompt,
-    ResolutionPath, SamplingOptions, ServeOptions, Served, TransportOptions, VerificationPolicy,
-    project_into, serve,
+    Agent, Ask, AskError, GateMode, GenerateOptions, Handover, MapFolder, OutgoingHidden, Peer, Projected,
+    ProjectionMap, Prompt, ResolutionPath, SamplingOptions, ServeOptions, Served, TransportOptions,
+    Validation, VerificationPolicy, project_into, serve,
 };
 use avp_backend::testing::{MatrixBackend, MatrixTables};
 use avp_handshake::fingerprint::Fingerprint;
@@ -337,4 +337,23 @@ async fn what_a_projection_is_worth_is_measured_once_for_a_pair() {
         peer.ask(&ask(advised, None)).await.unwrap();
         assert_eq!((files("validations"), files("vocabularies")), (1, 1));
     }
+}
+
+#[tokio::test]
+async fn what_a_map_was_found_to_be_worth_is_not_measured_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, _stop) = start("avp+mem:worth-of-map", ServeOptions::default()).await;
+    let (source, target) = (other(512), common::agent());
+    let mut map = ProjectionMap::between(source.backend().as_ref(), target.backend().as_ref()).unwrap();
+    map.validation = Some(Validation { cosine: 0.125, perplexity: None });
+    let maps = || MapFolder::new(folder.path().join("maps"));
+    maps().save(&map).unwrap();
+    let source = source.with_maps(Some(maps())).with_cache_dir(Some(folder.path().to_owned()));
+    let advised = hidden(&source, "what it reads", 0, GateMode::Advise).await;
+    let Projected::Context(_, here) = project_into(&advised, &target).unwrap() else { panic!() };
+    let there = connect(&source, &url).await.ask(&ask(advised, None)).await.unwrap().handover;
+    for handover in [here, there] {
+        assert!(handover.why().is_some_and(|why| why.contains("0.125")), "{handover}");
+    }
+    assert!(!folder.path().join("validations").exists());
 }

@@ -32,13 +32,15 @@ pub fn project_into(hidden: &OutgoingHidden, target: &Agent) -> Result<Projected
     if let Some(map @ ProjectionMap { projection: MapProjection::Linear(_), .. }) = &map {
         return by_linear_map(hidden, target, map);
     }
+    let measured = map.as_ref().and_then(|map| map.validation);
     let shared = match shared_tokens(&hidden.agent, target, map) {
         Ok(shared) => shared,
         Err(why) => return Ok(Projected::Text(why)),
     };
-    let validation = match hidden.gate {
-        GateMode::Off => None,
-        _ => Some(validated(&hidden.agent, target, &shared)?),
+    let validation = match (hidden.gate, measured) {
+        (GateMode::Off, _) => None,
+        (_, Some(measured)) => Some(measured),
+        (_, None) => Some(validated(&hidden.agent, target, &shared)?),
     };
     let (distributions, handover) = match plan(hidden, &shared, validation)? {
         Plan::Send { distributions, handover } => (distributions, handover),
