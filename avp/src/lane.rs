@@ -1,5 +1,7 @@
 //! One transfer of a session: the context that comes, and what is asked about it.
 
+mod questions;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,25 +9,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use avp_backend::Context;
-use avp_handshake::{Reject, TextMessage};
+use avp_handshake::Reject;
 use avp_transport::{Transfer, TransportError};
 use avp_wire::ext::{self, FrameKind};
 use avp_wire::slab::{Ack, Round, TransferId};
 use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
-use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::answering::{Behind, Question, answer, blocking, import, internal, turn};
+use crate::answering::{blocking, import, internal};
 use crate::context_sink::ContextSink;
-use crate::cross_model::{Incoming, validated, vocabulary_frame};
-use crate::exchange::{Asked, answer_message, question_of, text_frame};
+use crate::cross_model::{Incoming, vocabulary_frame};
 use crate::incoming::{self, Answer};
 use crate::session::{Session, can_go_on, is_idle};
 
-/// Questions of one transfer that may wait for the one that is being answered.
-const MAX_WAITING: usize = 16;
 /// How often a session is given the vocabulary.
 const MAX_VOCABULARIES: usize = 4;
 /// How often a peer that says nothing more, and waits for its answer, is sent a sign of life. Many transports tell only
@@ -379,76 +377,4 @@ impl Lane {
             ..Metadata::default()
         }
     }
-
-    /// Begins to answer a question, or has it wait for those before.
-    fn question_in_turn(&mut self, frame: Frame) -> Result<(), Reject> {
-        if self.answering.is_empty() {
-            return self.question(&frame);
-        }
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(Reject::new(ErrorCode::Busy, format!("{MAX_WAITING} questions wait already")));
-        }
-        self.waiting.push_back(frame);
-        Ok(())
-    }
-
-    /// Begins to answer a question.
-    fn question(&mut self, frame: &Frame) -> Result<(), Reject> {
-        let Asked { prompt, request, said, validate } = question_of(TextMessage::from_json(&frame.payload))?;
-        let behind = match frame.metadata.extra.get(ext::TRANSFER) {
-            None => Behind::Nothing,
-            Some(_) => self.context_for_question()?,
-        };
-        let session = Arc::clone(&self.session);
-        match (validate, behind) {
-            (None, behind) => {
-                self.answering.spawn(answered(session, Question { prompt, behind, request, said }));
-            }
-            (Some(validate), Behind::Distributions(came)) => {
-                self.answering.spawn(measured(session, validate, came));
-            }
-            (Some(_), _) => {
-                let message = "extra.validate comes without the distributions that it is about";
-                return Err(Reject::new(ErrorCode::InvalidArgument, message));
-            }
-        }
-        Ok(())
-    }
-
-    fn context_for_question(&mut self) -> Result<Behind, Reject> {
-        match std::mem::replace(&mut self.context, Given::Nothing) {
-            Given::Nothing | Given::Vocabulary => {
-                Err(Reject::new(ErrorCode::SlabsMissing, "no context came for this transfer"))
-            }
-            Given::Distributions(came) => came.map(Behind::Distributions),
-            Given::Whole(context) => context.map(Behind::Context),
-            Given::Slabs(incoming, round) => {
-                self.context = Given::Slabs(Arc::clone(&incoming), round);
-                Ok(Behind::Slabs(incoming))
-            }
-        }
-    }
-}
-
-/// The frame that answers a question.
-async fn answered(session: Arc<Session>, question: Question) -> Result<Frame, Reject> {
-    let shared = &session.shared;
-    let (turn, _working) = turn(shared, &question.behind, || session.place.work()).await?;
-    let written = answer(shared, &session.peer_name, question, turn).await?;
-    Ok(text_frame(answer_message(&session.id, shared.agent.name(), written), None))
-}
-
-/// The frame that says what distributions are worth.
-async fn measured(session: Arc<Session>, validate: Value, came: Incoming) -> Result<Frame, Reject> {
-    let _working = session.place.work();
-    let shared = Arc::clone(&session.shared);
-    let turns = Arc::clone(&shared.generations);
-    let turn = turns.acquire_owned().await.map_err(|_| internal())?;
-    let measure = move || {
-        let _turn = turn;
-        validated(shared.agent.backend().as_ref(), came, validate)
-    };
-    let extra = blocking(measure).await??;
-    let (session_id, source_agent_id) = (session.id.clone(), session.shared.agent.name().to_owned());
-    Ok(text_frame(TextMessage { session_id, source_agent_id, extra, ..TextMessage::default() }, None))
 }
