@@ -19,14 +19,11 @@ pub(crate) async fn run(mut args: AskArgs, json: bool) -> Result<()> {
     let mut transport = args.connect.options()?;
     transport.limits.memory_budget = MAX_ANSWER;
     let saved = args.context.as_ref().map(|file| open_saved(file, &model::pool())).transpose()?;
-    let agent = match &args.model {
-        Some(name) => Some(
-            Agent::new(&args.name, model::load(name, &args.engine)?)
-                .with_cache_dir(model::cache_dir())
-                .with_maps(model::maps(args.gate.map_dir.as_ref())),
-        ),
-        None => None,
+    let load = |name: &String| {
+        let backend = model::load(name, &args.engine)?;
+        anyhow::Ok(model::agent(&args.name, backend, args.gate.map_dir.as_ref()))
     };
+    let agent = args.model.as_ref().map(load).transpose()?;
     let given = given(&args, saved, agent.as_ref()).await?;
     let hello =
         agent.as_ref().map_or_else(|| Peer::hello_for(&args.name, given.context.as_ref()), Agent::hello);

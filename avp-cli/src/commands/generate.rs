@@ -71,9 +71,8 @@ fn told(
             file.display()
         );
     };
-    let source = Agent::new("source", model::load(source, &args.model.engine)?)
-        .with_cache_dir(model::cache_dir())
-        .with_maps(model::maps(args.gate.map_dir.as_ref()));
+    let source = model::load(source, &args.model.engine)?;
+    let source = model::agent("source", source, args.gate.map_dir.as_ref());
     let policy = model::policy(args.require_verified);
     let hidden = args.gate.outgoing(&source, *states, policy).with_context(|| file.display().to_string())?;
     match project_into(&hidden, &Agent::new("target", Arc::clone(target)))? {

@@ -7,8 +7,8 @@ use std::{env, process, thread};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use avp::{
-    Backend, BackendError, BufferPool, Context, Engine, MapFolder, ModelInfo, ModelOptions, Probe, Saved,
-    TransportOptions, VerificationPolicy, describe_model, load_backend, open_saved,
+    Agent, Backend, BackendError, BufferPool, Context, Engine, MapFolder, ModelInfo, ModelOptions, Probe,
+    Saved, TransportOptions, VerificationPolicy, describe_model, load_backend, open_saved,
 };
 
 use crate::args::{EngineArgs, flag};
@@ -135,7 +135,7 @@ pub(crate) fn demo_folder() -> Option<PathBuf> {
     candidates.into_iter().flatten().find(|folder| folder.join("questions").is_dir())
 }
 
-/// Where realignments are kept between runs.
+/// Where what was computed or found out of models is kept between runs.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
     let own = folder_of("AVP_CACHE_DIR");
     let xdg = || folder_of("XDG_CACHE_HOME").map(|dir| dir.join("avp"));
@@ -148,9 +148,10 @@ pub(crate) fn map_dir() -> Option<PathBuf> {
     folder_of("AVP_MAP_DIR").or_else(|| cache_dir().map(|dir| dir.join("maps")))
 }
 
-/// The maps that are there, in `dir` or where maps are kept.
-pub(crate) fn maps(dir: Option<&PathBuf>) -> Option<MapFolder> {
-    dir.cloned().or_else(map_dir).map(MapFolder::new)
+/// An agent that keeps what it finds out of other models, and uses the maps in `map_dir`, or where maps are kept.
+pub(crate) fn agent(name: &str, backend: Arc<dyn Backend>, map_dir: Option<&PathBuf>) -> Agent {
+    let maps = map_dir.cloned().or_else(self::map_dir).map(MapFolder::new);
+    Agent::new(name, backend).with_cache_dir(cache_dir()).with_maps(maps)
 }
 
 /// The folder that a variable names. An empty variable is one that is not set.
