@@ -42,18 +42,15 @@ pub(crate) fn load(count: usize) -> Result<Vec<Question>> {
     if count > questions.len() {
         questions.extend(read::<Vec<Question>>("recall.json")?);
     }
-    ensure!(
-        count > 0 && count <= questions.len(),
-        "--questions: expected 1 to {}, got {count}",
-        questions.len()
-    );
-    questions.truncate(count);
-    Ok(questions)
+    first(count, questions)
 }
 
 /// The first `count` questions that are answered in one word.
 pub(crate) fn one_word(count: usize) -> Result<Vec<Question>> {
-    let mut questions: Vec<Question> = read("hints.json")?;
+    first(count, read("hints.json")?)
+}
+
+fn first(count: usize, mut questions: Vec<Question>) -> Result<Vec<Question>> {
     ensure!(
         count > 0 && count <= questions.len(),
         "--questions: expected 1 to {}, got {count}",
