@@ -15,7 +15,7 @@ use avp::{Agent, Answer, Ask, Engine, GenerateOptions, OutgoingContext, Peer, Pr
 use crate::args::{DemoArgs, EngineArgs};
 use crate::commands::model;
 use crate::progress::Bar;
-use agent::SecondAgent;
+use agent::{Listening, SecondAgent};
 use meeting::Meeting;
 use questions::{Question, Values};
 use report::Report;
@@ -52,19 +52,8 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
     let questions = questions::load(args.questions)?;
     let values = questions::values()?;
     let started = Instant::now();
-    // The second process loads its own copy of the model while this one loads.
-    let meeting = Meeting::prepare(args.transport)?;
-    let [reads, answers] = sides(&args, &args.model)?;
-    let second = SecondAgent::start(&answers.model, &answers.options, &meeting.serve_args)?;
-    let backend = model::load(&reads.model, &reads.options)?;
-    let first = Agent::new("reader", backend).with_cache_dir(model::cache_dir());
-    let second = second.listening().await?;
-    let mut peer = Peer::connect(second.url(), first.hello(), &meeting.options)
-        .await
-        .context("cannot reach the second agent")?;
-    let mut report =
-        Report::new(&first, [reads.engine, answers.engine], second.url(), &peer, &args, started.elapsed());
-    meeting.remove_files();
+    let Met { first, second, mut peer, engines, .. } = meet(&args, &args.model).await?;
+    let mut report = Report::new(&first, engines, second.url(), &peer, &args, started.elapsed());
     if !json {
         report.print_head()?;
     }
@@ -82,6 +71,36 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<()> {
     peer.close().await?;
     second.stop().await?;
     report.print_summary(json)
+}
+
+/// Both agents, in a session.
+struct Met {
+    first: Agent,
+    second: Listening,
+    peer: Peer,
+    engines: [Engine; 2],
+    /// The second model in this process, where it was asked for.
+    here: Option<Agent>,
+}
+
+/// Has the second agent run the model `to`.
+async fn meet(args: &DemoArgs, to: &str) -> Result<Met> {
+    let meeting = Meeting::prepare(args.transport)?;
+    let [reads, answers] = sides(args, to)?;
+    // The second process loads its own copy of the model while this one loads.
+    let second = SecondAgent::start(&answers.model, &answers.options, &meeting.serve_args)?;
+    let backend = model::load(&reads.model, &reads.options)?;
+    let first = Agent::new("reader", backend).with_cache_dir(model::cache_dir());
+    let here = match args.in_process {
+        true => Some(Agent::new("answerer here", model::load(&answers.model, &answers.options)?)),
+        false => None,
+    };
+    let second = second.listening().await?;
+    let peer = Peer::connect(second.url(), first.hello(), &meeting.options)
+        .await
+        .context("cannot reach the second agent")?;
+    meeting.remove_files();
+    Ok(Met { first, second, peer, engines: [reads.engine, answers.engine], here })
 }
 
 /// What one of the two agents runs.
@@ -107,6 +126,10 @@ fn sides(args: &DemoArgs, to: &str) -> Result<[Side; 2]> {
     Ok([side(0)?, side(1)?])
 }
 
+fn options() -> GenerateOptions {
+    GenerateOptions { max_tokens: MAX_TOKENS, sampling: SamplingOptions::greedy(), ..Default::default() }
+}
+
 async fn ask_three_ways(
     first: &Agent,
     peer: &mut Peer,
@@ -114,8 +137,7 @@ async fn ask_three_ways(
     values: &Values,
     steps: usize,
 ) -> Result<Row> {
-    let options =
-        GenerateOptions { max_tokens: MAX_TOKENS, sampling: SamplingOptions::greedy(), ..Default::default() };
+    let options = options();
     let alone = Prompt::User(question.text.clone());
 
     let together = Prompt::User(format!("{}\n{}", question.notes, question.text));
