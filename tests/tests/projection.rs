@@ -2,32 +2,22 @@
 
 #![expect(clippy::print_stdout, reason = "the counts are part of the result, with --nocapture")]
 
+mod common;
+
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use avp_backend::{
-    Backend, Context, GenerateEvent, GenerateOptions, ProjectionOptions, Prompt, SamplingOptions,
-    SharedTokens, ThinkOptions, distributions, embed_distributions, generate, think, vocabulary_overlap,
+    Backend, Context, ProjectionOptions, SharedTokens, distributions, embed_distributions, vocabulary_overlap,
 };
-use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_wire::{Bytes, Distribution};
-use serde::Deserialize;
 
-const MODELS: [&str; 3] = ["avp-demo-qwen2-s", "avp-demo-qwen2-m", "avp-demo-llama"];
+use common::demo::{MODELS, Question, SHIPPED, answer, load, questions, read, thought};
+
 /// Questions for each pair, and how many the receiver may get wrong that the source gets right.
 const QUESTIONS: usize = 100;
 const MOST_LOST: usize = 3;
-/// Tokens that are shipped.
-const SHIPPED: usize = 1024;
-
-#[derive(Deserialize)]
-struct Question {
-    notes: String,
-    question: String,
-    answer: String,
-    kind: String,
-}
+/// Most tokens of an answer.
+const ANSWER: usize = 12;
 
 struct Questions {
     asked: Vec<Question>,
@@ -36,11 +26,7 @@ struct Questions {
 
 impl Questions {
     fn read() -> Self {
-        let folder = models().join("questions");
-        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-        let mut asked: Vec<Question> = serde_json::from_slice(&read("hints.json")).unwrap();
-        asked.truncate(QUESTIONS);
-        Self { asked, values: serde_json::from_slice(&read("values.json")).unwrap() }
+        Self { asked: questions("hints.json", QUESTIONS), values: read("values.json") }
     }
 
     /// Whether the words of a reply that are values of the question's kind are exactly the answer.
@@ -52,27 +38,9 @@ impl Questions {
     }
 }
 
-fn models() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models")
-}
-
-fn load(name: &str) -> CandleBackend {
-    CandleBackend::load(models().join(name), &LoadOptions::default()).unwrap()
-}
-
-fn answer(backend: &dyn Backend, prompt: String, context: Option<&Context>) -> String {
-    let sampling = SamplingOptions { temperature: 0.0, ..Default::default() };
-    let options = GenerateOptions { max_tokens: 12, sampling, ..Default::default() };
-    let go_on = &mut |_: GenerateEvent<'_>| ControlFlow::Continue(());
-    generate(backend, &Prompt::User(prompt), context, &options, go_on).unwrap().text
-}
-
 /// What a model would say next after notes and question.
 fn hidden(backend: &dyn Backend, question: &Question) -> Vec<f32> {
-    let prompt = Prompt::User(format!("{}\n{}", question.notes, question.question));
-    let options = ThinkOptions { steps: 0, ..Default::default() };
-    let context = think(backend, &prompt, None, &options, &mut |_| ()).unwrap();
-    context.last_hidden().unwrap().to_vec()
+    thought(backend, question).last_hidden().unwrap().to_vec()
 }
 
 #[test]
@@ -82,9 +50,7 @@ fn an_answer_travels_between_every_two_models_and_none_comes_without() {
     let options = ProjectionOptions::default();
     for (from, source) in backends.iter().enumerate() {
         let states: Vec<Vec<f32>> = questions.asked.iter().map(|q| hidden(source, q)).collect();
-        let own = |q: &&Question| {
-            questions.is_correct(q, &answer(source, format!("{}\n{}", q.notes, q.question), None))
-        };
+        let own = |q: &&Question| questions.is_correct(q, &answer(source, q.with_notes(), None, ANSWER));
         let own = questions.asked.iter().filter(own).count();
         for (to, target) in backends.iter().enumerate().filter(|(to, _)| *to != from) {
             let shared = SharedTokens::by_string(&source.codec().vocab(), &target.codec().vocab());
@@ -93,7 +59,8 @@ fn an_answer_travels_between_every_two_models_and_none_comes_without() {
             let (mut here, mut across, mut without) = (0, 0, 0);
             for (question, state) in questions.asked.iter().zip(&states) {
                 let is_correct = |context: Option<&Context>| {
-                    questions.is_correct(question, &answer(target, question.question.clone(), context))
+                    questions
+                        .is_correct(question, &answer(target, question.question.clone(), context, ANSWER))
                 };
                 let embedded = vocabulary_overlap(source, target, &shared, state, &options).unwrap();
                 here += usize::from(is_correct(Some(&Context::of_embeddings(target, &embedded).unwrap())));

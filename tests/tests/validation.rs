@@ -2,44 +2,17 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are part of the result, with --nocapture")]
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+mod common;
 
 use avp_backend::{
-    Backend, Context, GateOptions, GenerateEvent, GenerateOptions, Input, ProjectionOptions, Prompt,
-    SamplingOptions, SharedTokens, ThinkOptions, TransferFacts, VALIDATION_TEXTS, distributions,
-    embed_distributions, ending, generate, think, validate, validate_pair, validation_of, vocabulary_overlap,
+    Backend, Context, GateOptions, Input, ProjectionOptions, SharedTokens, TransferFacts, VALIDATION_TEXTS,
+    distributions, embed_distributions, ending, validate, validate_pair, validation_of, vocabulary_overlap,
 };
-use avp_backend_candle::{CandleBackend, LoadOptions};
-use serde::Deserialize;
 
-const MODELS: [&str; 3] = ["avp-demo-qwen2-s", "avp-demo-qwen2-m", "avp-demo-llama"];
+use common::demo::{self, MODELS, Question, SHIPPED, answer, load, questions};
+
 /// Questions of each kind.
 const QUESTIONS: usize = 100;
-/// Tokens that are shipped.
-const SHIPPED: usize = 1024;
-
-#[derive(Deserialize)]
-struct Question {
-    notes: String,
-    question: String,
-    answer: String,
-}
-
-fn questions(file: &str, count: usize) -> Vec<Question> {
-    let read = std::fs::read(models().join("questions").join(file)).unwrap();
-    let mut asked: Vec<Question> = serde_json::from_slice(&read).unwrap();
-    asked.truncate(count);
-    asked
-}
-
-fn models() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models")
-}
-
-fn load(name: &str) -> CandleBackend {
-    CandleBackend::load(models().join(name), &LoadOptions::default()).unwrap()
-}
 
 fn shared(source: &dyn Backend, target: &dyn Backend) -> SharedTokens {
     SharedTokens::by_meaning(source.codec(), target.codec()).unwrap()
@@ -59,9 +32,7 @@ struct Thought {
 }
 
 fn thought(backend: &dyn Backend, question: &Question) -> Thought {
-    let prompt = Prompt::User(format!("{}\n{}", question.notes, question.question));
-    let options = ThinkOptions { steps: 0, ..Default::default() };
-    let context = think(backend, &prompt, None, &options, &mut |_| ()).unwrap();
+    let context = demo::thought(backend, question);
     let hidden = context.last_hidden().unwrap().to_vec();
     let logits = backend.logits(&hidden).unwrap();
     let (token, _) = (0_u32..).zip(&logits).max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
@@ -169,11 +140,7 @@ fn answers_that_arrive_by_the_entropy_of_their_position() {
                 let entropy = TransferFacts::of_distributions(&shipped).entropy;
                 let embedded = embed_distributions(target, &shipped, None).unwrap();
                 let context = Context::of_embeddings(target, &embedded).unwrap();
-                let sampling = SamplingOptions { temperature: 0.0, ..Default::default() };
-                let options = GenerateOptions { max_tokens: 4, sampling, ..Default::default() };
-                let prompt = Prompt::User(question.question.clone());
-                let go_on = &mut |_: GenerateEvent<'_>| ControlFlow::Continue(());
-                let reply = generate(target, &prompt, Some(&context), &options, go_on).unwrap().text;
+                let reply = answer(target, question.question.clone(), Some(&context), 4);
                 let row = table.iter_mut().find(|row| entropy <= row.0).unwrap();
                 row.1 += 1;
                 row.2 += usize::from(reply.trim() == question.answer);

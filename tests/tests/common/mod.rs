@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[cfg(feature = "engine")]
+pub(crate) mod demo;
 pub(crate) mod frames;
 pub(crate) mod mutate;
 pub(crate) mod python;
