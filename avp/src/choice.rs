@@ -134,7 +134,7 @@ pub(crate) fn nothing_to_project(remote: &ModelIdentity, resolution: &Resolution
     )
 }
 
-/// The reason after a receiver refused the cache that the session promised.
+/// The reason after a receiver refused what the session promised.
 pub(crate) fn refused(what: &str, message: &str) -> Handover {
     Handover::Text { why: format!("the peer refused the {what}: {message}") }
 }

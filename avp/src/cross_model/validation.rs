@@ -83,8 +83,8 @@ pub(super) struct KeptValidation {
 }
 
 impl KeptValidation {
-    /// That of projections from the model of `source`. `None` where this agent keeps nothing, or nothing tells one of the models from
-    /// others: what is found of it says nothing of the next one.
+    /// That of projections from the model of `source`. `None` where this agent keeps nothing, or nothing tells one of the models
+    /// from others: what is found of it says nothing of the next one.
     pub(super) fn of(source: &Agent, target: ModelKey<'_>, texts: &[String]) -> Option<Self> {
         let cache = ValidationCache::new(source.cache_dir()?.join("validations"));
         let (source, target) = (name_of(source.backend().info().into())?, name_of(target)?);

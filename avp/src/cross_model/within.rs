@@ -1,4 +1,4 @@
-//! The same between two models of one process.
+//! Handing over to another model of this process, by what a peer would be sent or by a linear map.
 
 use avp_backend::{
     Context, GateMode, MapProjection, ProjectionError, ProjectionMap, SharedTokens, Validation,
