@@ -45,28 +45,28 @@ pub enum GateReason {
     PromptTokens {
         /// Tokens read.
         tokens: usize,
-        /// [`GateOptions::max_prompt_tokens`].
+        /// [`GateOptions::max_prompt_tokens`](crate::GateOptions::max_prompt_tokens).
         limit: usize,
     },
     /// The hidden states are spread over many dimensions.
     EffectiveRank {
-        /// [`effective_rank`].
+        /// [`effective_rank`](crate::effective_rank).
         ratio: f32,
-        /// [`GateOptions::max_effective_rank`].
+        /// [`GateOptions::max_effective_rank`](crate::GateOptions::max_effective_rank).
         limit: f32,
     },
     /// A position says no token in particular.
     Entropy {
         /// Entropy in nats.
         nats: f32,
-        /// [`GateOptions::max_entropy`].
+        /// [`GateOptions::max_entropy`](crate::GateOptions::max_entropy).
         limit: f32,
     },
     /// Tokens that are likely are not shipped.
     LeftOut {
         /// Probability mass.
         mass: f32,
-        /// [`GateOptions::max_left_out`].
+        /// [`GateOptions::max_left_out`](crate::GateOptions::max_left_out).
         limit: f32,
     },
     /// Nobody measured whether the source has more to say.
@@ -75,23 +75,23 @@ pub enum GateReason {
     Ending {
         /// Probability that it would not.
         probability: f32,
-        /// [`GateOptions::min_ending`].
+        /// [`GateOptions::min_ending`](crate::GateOptions::min_ending).
         limit: f32,
     },
     /// Nobody measured what the projection between the two models is worth.
     Unvalidated,
     /// The projection misses the tokens that follow.
     Cosine {
-        /// [`Validation::cosine`].
+        /// [`Validation::cosine`](crate::Validation::cosine).
         cosine: f32,
-        /// [`GateOptions::min_cosine`].
+        /// [`GateOptions::min_cosine`](crate::GateOptions::min_cosine).
         limit: f32,
     },
     /// The projection confuses the target.
     Perplexity {
-        /// [`Validation::perplexity`].
+        /// [`Validation::perplexity`](crate::Validation::perplexity).
         perplexity: f32,
-        /// [`GateOptions::max_perplexity`].
+        /// [`GateOptions::max_perplexity`](crate::GateOptions::max_perplexity).
         limit: f32,
     },
 }
