@@ -10,15 +10,17 @@ use avp_handshake::{ModelIdentity, tokenizer_hash};
 use avp_wire::KvDtype;
 use candle_core::DType;
 
+use crate::bandwidth;
 use crate::codec::HfCodec;
 use crate::config::DecoderConfig;
-use crate::config::json::{invalid, read_file, read_object};
+use crate::config::json::{invalid, parse_object, read_file, read_object};
 use crate::decoder::Decoder;
 use crate::error::engine;
 use crate::fingerprint;
 use crate::folder::{ChatFiles, required};
 use crate::options::{Device, LoadOptions};
 use crate::sequence::CandleSequence;
+use crate::shape::{self, Shape};
 use crate::vocabulary;
 use crate::weights::{Shards, Weights};
 
@@ -79,6 +81,53 @@ impl CandleBackend {
         Err(invalid(model, "is no Hugging Face model folder"))
     }
 
+    /// A model of a well-known shape whose weights are random, made where it computes: what it says is nothing, and how fast it is
+    /// is what a real one would be. Its tokenizer knows one word; give it token ids.
+    ///
+    /// # Errors
+    /// If there is no such device, or no memory.
+    pub fn random(shape: Shape, options: &LoadOptions) -> Result<Self, BackendError> {
+        let device = open_device(options.device)?;
+        let (path, json) = (Path::new(shape.name()), shape.config().to_string().into_bytes());
+        let config = DecoderConfig::parse(path, &parse_object(path, &json)?)?;
+        let codec = HfCodec::parse(path, shape::tokenizer().to_string().into_bytes())?;
+        let mut identity = identity(path, &json, &config, &codec)?;
+        identity.model_id = options.model_id.clone().unwrap_or_else(|| shape.name().to_owned());
+        let dtype = options.dtype.unwrap_or(KvDtype::F32);
+        let info = ModelInfo {
+            identity,
+            weights: None,
+            source: path.to_path_buf(),
+            num_heads: config.heads,
+            vocab_size: config.vocab,
+            max_positions: config.max_positions,
+            tied_embeddings: config.tied,
+            dtype,
+            device: device_name(options.device),
+            stop_tokens: Vec::new(),
+            chat_template: None,
+            special_tokens: Default::default(),
+        };
+        let dtype = candle_dtype(dtype);
+        let model = Decoder::load(config, Weights::random(dtype, &device), dtype, &device)?;
+        Ok(Self { model: Arc::new(model), codec, info })
+    }
+
+    /// Bytes of weights that a decode step reads: those of all layers and of the output head, as they lie in memory.
+    #[must_use]
+    pub fn decode_bytes(&self) -> usize {
+        self.model.decode_bytes()
+    }
+
+    /// Bytes a second at which the memory that holds the weights is read, or on a GPU copied within it (bytes read and bytes
+    /// written): what bounds a decode step. Takes 1 GiB for a moment.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn memory_bandwidth(&self) -> Result<f64, BackendError> {
+        bandwidth::of(&self.model.device).map_err(engine)
+    }
+
     /// Loads a Hugging Face model folder.
     pub(crate) fn load_folder(folder: &Path, options: &LoadOptions) -> Result<Self, BackendError> {
         let device = open_device(options.device)?;
@@ -87,6 +136,13 @@ impl CandleBackend {
         let weights = Weights::new(&shards, dtype, &device, options.progress.clone())?;
         let model = Decoder::load(config, weights, dtype, &device)?;
         Ok(Self { model: Arc::new(model), codec, info })
+    }
+}
+
+#[cfg(test)]
+impl CandleBackend {
+    pub(crate) fn model(&self) -> &Arc<Decoder> {
+        &self.model
     }
 }
 
@@ -104,7 +160,13 @@ impl Described {
         let config = DecoderConfig::parse(&config_path, &read_object(&config_path)?)?;
         let codec = HfCodec::load(&required(folder, "tokenizer.json")?)?;
         let chat = ChatFiles::load(folder, &codec, &config.eos)?;
-        let identity = identity(folder, &config_path, &config, &codec, options)?;
+        let mut identity = identity(&config_path, &read_file(&config_path)?, &config, &codec)?;
+        if let Some(id) = &options.model_id {
+            identity.model_id.clone_from(id);
+        } else if identity.model_id.is_empty() {
+            let name = folder.file_name().unwrap_or(folder.as_os_str());
+            identity.model_id = name.to_string_lossy().into_owned();
+        }
         let shards = Shards::open(folder)?;
         let info = ModelInfo {
             identity,
@@ -188,25 +250,18 @@ fn device_name(device: Device) -> String {
 
 /// The identity of `config.json`, with the dimensions as this engine computes them.
 fn identity(
-    folder: &Path,
     config_path: &Path,
+    json: &[u8],
     config: &DecoderConfig,
     codec: &HfCodec,
-    options: &LoadOptions,
 ) -> Result<ModelIdentity, BackendError> {
-    let mut identity = ModelIdentity::from_config_json(&read_file(config_path)?)
-        .map_err(|e| invalid(config_path, e.to_string()))?;
+    let mut identity =
+        ModelIdentity::from_config_json(json).map_err(|e| invalid(config_path, e.to_string()))?;
     let dimension = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     identity.hidden_dim = dimension(config.hidden);
     identity.num_layers = dimension(config.layers.len());
     identity.num_kv_heads = dimension(config.kv_heads);
     identity.head_dim = dimension(config.head_dim);
     identity.tokenizer_hash = tokenizer_hash(codec.vocab());
-    if let Some(id) = &options.model_id {
-        identity.model_id.clone_from(id);
-    } else if identity.model_id.is_empty() {
-        let name = folder.file_name().unwrap_or(folder.as_os_str());
-        identity.model_id = name.to_string_lossy().into_owned();
-    }
     Ok(identity)
 }

@@ -47,12 +47,14 @@ impl LayerKv {
     }
 }
 
-/// Asks for the memory of so many layers first, since a failed allocation inside of candle would abort.
+/// Asks for the memory of so many layers first, since a failed allocation inside of candle would abort; on a processor, since
+/// elsewhere it is an error.
 fn probe(shape: &CacheShape, layers: usize, capacity: usize) -> Result<()> {
     let bytes = [layers, 2, shape.kv_heads, shape.head_dim, shape.dtype.size_in_bytes()]
         .into_iter()
         .try_fold(capacity, usize::checked_mul);
-    let fits = bytes.is_some_and(|b| Vec::<u8>::new().try_reserve_exact(b).is_ok());
+    let on_host = shape.device.is_cpu();
+    let fits = bytes.is_some_and(|b| !on_host || Vec::<u8>::new().try_reserve_exact(b).is_ok());
     if !fits {
         candle_core::bail!("no memory for a KV cache of {capacity} tokens; ask for fewer");
     }

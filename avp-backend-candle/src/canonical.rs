@@ -50,8 +50,9 @@ pub(crate) fn export(
 /// Copies the tokens of `range` from `tensor [1, kv_heads, capacity, head_dim]` to `out`.
 fn export_tensor(tensor: &Tensor, range: &KvRange, out: &mut [u8], large: bool) -> Result<()> {
     if !tensor.device().is_cpu() {
-        let tokens = tensor.narrow(2, range.tokens.start, range.tokens.len())?;
-        let tokens = tokens.to_device(&candle_core::Device::Cpu)?.contiguous()?;
+        // Made one run on the device first: only that is copied, not the whole tensor.
+        let tokens = tensor.narrow(2, range.tokens.start, range.tokens.len())?.contiguous()?;
+        let tokens = tokens.to_device(&candle_core::Device::Cpu)?;
         let all = KvRange { layers: range.layers.clone(), tokens: 0..range.tokens.len() };
         return export_tensor(&tokens, &all, out, large);
     }

@@ -23,7 +23,11 @@ pub(crate) struct HfCodec {
 
 impl HfCodec {
     pub(crate) fn load(path: &Path) -> Result<Self, BackendError> {
-        let bytes = read_file(path)?;
+        Self::parse(path, read_file(path)?)
+    }
+
+    /// `bytes` of `tokenizer.json` at `path` (for messages).
+    pub(crate) fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, BackendError> {
         // The tokenizers library panics on some files that are not JSON, or JSON of unforeseen form.
         if let Err(e) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
             return Err(invalid(path, format!("is not valid JSON: {e}")));

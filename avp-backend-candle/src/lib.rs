@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod backend;
+mod bandwidth;
 mod cache;
 mod canonical;
 mod codec;
@@ -28,8 +29,10 @@ mod mmap;
 mod options;
 mod pieces;
 mod sequence;
+mod shape;
 mod vocabulary;
 mod weights;
 
 pub use backend::CandleBackend;
 pub use options::{Device, LoadOptions, LoadProgress, ProgressFn};
+pub use shape::{Shape, UnknownShape};

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use avp_backend::{BackendError, Input, KvPart, KvRange, Sequence};
+use avp_backend::{BackendError, Input, KvPart, KvRange, LatentProjection, Sequence};
 use avp_wire::KvDtype;
 use candle_core::Tensor;
 
 use crate::cache::KvCache;
 use crate::canonical;
-use crate::decoder::{Decoder, Keep};
+use crate::decoder::{Decoder, DeviceProjection, Keep};
 use crate::error::engine;
 
 /// A [`Sequence`] of a [`CandleBackend`](crate::CandleBackend).
@@ -16,13 +16,15 @@ use crate::error::engine;
 pub(crate) struct CandleSequence {
     model: Arc<Decoder>,
     cache: KvCache,
+    /// The projection of the latent steps before, where the model computes.
+    projection: Option<DeviceProjection>,
 }
 
 impl CandleSequence {
     pub(crate) fn new(model: Arc<Decoder>, capacity: usize) -> Result<Self, BackendError> {
         check_window(&model, capacity)?;
         let cache = model.new_cache(capacity)?;
-        Ok(Self { model, cache })
+        Ok(Self { model, cache, projection: None })
     }
 
     /// Makes room for `total` positions; if it must grow, then by half at least, so that appending token by
@@ -73,6 +75,30 @@ impl CandleSequence {
             Ok(())
         });
         outcome.map_err(|error| failed.unwrap_or_else(|| engine(error)))
+    }
+
+    /// Latent steps without the host, on whichever device.
+    fn run_latent(
+        &mut self,
+        hidden: &[f32],
+        steps: usize,
+        projection: &LatentProjection,
+    ) -> Result<Vec<f32>, BackendError> {
+        let (expected, got) = (self.model.config.hidden, hidden.len());
+        if expected != got {
+            return Err(BackendError::Shape { what: "hidden state", expected, got });
+        }
+        self.grow(self.cache.len().saturating_add(steps))?;
+        let start = self.cache.len();
+        self.cache.set_len(start);
+        let model = Arc::clone(&self.model);
+        let projection = match self.projection.take().filter(|kept| kept.is(projection)) {
+            Some(kept) => kept,
+            None => DeviceProjection::new(projection, &model).map_err(engine)?,
+        };
+        let states = model.latent_steps(hidden, steps, &projection, start, &mut self.cache).map_err(engine);
+        self.projection = Some(projection);
+        states
     }
 
     /// `input` as layer 0 takes it, `[n, hidden]`.
@@ -148,6 +174,19 @@ impl Sequence for CandleSequence {
         self.run_arriving(input, past, arrive)
     }
 
+    fn latent_steps(
+        &mut self,
+        hidden: &[f32],
+        steps: usize,
+        projection: &LatentProjection,
+    ) -> Result<Option<Vec<f32>>, BackendError> {
+        // On the processor there is nothing to wait for, and one pass over the table does for softmax and embedding.
+        if self.model.device.is_cpu() {
+            return Ok(None);
+        }
+        self.run_latent(hidden, steps, projection).map(Some)
+    }
+
     fn kv_dtype(&self) -> KvDtype {
         canonical::kv_dtype(self.model.dtype)
     }
@@ -163,6 +202,47 @@ impl Sequence for CandleSequence {
     }
 
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError> {
-        Ok(Box::new(Self { model: Arc::clone(&self.model), cache: self.cache.clone() }))
+        let (model, cache) = (Arc::clone(&self.model), self.cache.clone());
+        Ok(Box::new(Self { model, cache, projection: self.projection.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backend::CandleBackend;
+    use crate::options::LoadOptions;
+
+    /// Steps without the host are what a GPU takes; their operations are the same on a processor.
+    #[test]
+    fn latent_steps_without_the_host_give_what_projection_and_forward_in_turn_give() {
+        for name in ["qwen2-tied", "llama3-gqa-bias", "gemma2", "qwen3-bias"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+            let options = LoadOptions { cache_dir: Some(std::env::temp_dir()), ..LoadOptions::default() };
+            let backend = CandleBackend::load(&folder, &options).unwrap();
+            let projection = LatentProjection::for_backend(&backend, None).unwrap();
+            let mut sequence = CandleSequence::new(Arc::clone(backend.model()), 4).unwrap();
+            let mut hidden = sequence.forward(Input::Tokens(&[1, 5, 3])).unwrap();
+            let mut fork = CandleSequence {
+                model: Arc::clone(&sequence.model),
+                cache: sequence.cache.clone(),
+                projection: None,
+            };
+
+            let states = fork.run_latent(&hidden, 3, &projection).unwrap();
+            let states =
+                [states.clone(), fork.run_latent(&states[2 * hidden.len()..], 2, &projection).unwrap()]
+                    .concat();
+            assert_eq!(fork.len(), 8);
+            for (step, state) in states.chunks_exact(hidden.len()).enumerate() {
+                hidden = sequence
+                    .forward(Input::Embeddings(&projection.apply(&backend, &hidden).unwrap()))
+                    .unwrap();
+                let farthest = hidden.iter().zip(state).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(farthest < 2e-4, "{name}, step {step}: {farthest}");
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use avp_backend::{BackendError, NonFinite, ProjectionError, RealignmentProducts, TokenMix};
 use candle_core::{DType, Device, Result, Storage, Tensor};
 
-use crate::decoder::{Decoder, product};
+use crate::decoder::Decoder;
 use crate::error::engine;
 use crate::kernels::{Soft, Values, mix_dense, mix_many, mix_sparse};
 use crate::sequence::check_ids;
@@ -21,13 +21,7 @@ pub(crate) fn logits(model: &Decoder, hidden: &[f32]) -> std::result::Result<Vec
     if hidden.is_empty() {
         return Ok(Vec::new());
     }
-    let compute = || {
-        let mut logits = product(&model.activations(hidden)?, model.head())?.to_dtype(DType::F32)?;
-        if let Some(cap) = model.config.logit_softcap.map(f64::from) {
-            logits = ((logits / cap)?.tanh()? * cap)?;
-        }
-        logits.flatten_all()?.to_vec1()
-    };
+    let compute = || model.logits(&model.activations(hidden)?)?.flatten_all()?.to_vec1();
     compute().map_err(engine)
 }
 

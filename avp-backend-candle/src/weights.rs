@@ -101,9 +101,26 @@ pub(crate) struct Weights<'a> {
     progress: Option<ProgressFn>,
     done: u64,
     total: u64,
+    /// Whether there are no files, and every tensor that is asked for is made up.
+    random: bool,
 }
 
 impl<'a> Weights<'a> {
+    /// Random weights in `dtype` on `device`, whatever is asked for.
+    pub(crate) fn random(dtype: DType, device: &Device) -> Self {
+        Self {
+            shards: Vec::new(),
+            unread: BTreeMap::new(),
+            read: HashMap::new(),
+            dtype,
+            device: device.clone(),
+            progress: None,
+            done: 0,
+            total: 0,
+            random: true,
+        }
+    }
+
     /// Reads the headers of `shards`. Tensors come out in `dtype` on `device`.
     pub(crate) fn new(
         shards: &'a Shards,
@@ -120,6 +137,7 @@ impl<'a> Weights<'a> {
             progress,
             done: 0,
             total: 0,
+            random: false,
         };
         for (i, (path, bytes)) in shards.0.iter().enumerate() {
             let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
@@ -149,6 +167,9 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         dtype: DType,
     ) -> Result<Tensor, BackendError> {
+        if self.random {
+            return random(name, shape, dtype, &self.device).map_err(engine);
+        }
         let (path, view) = self.view(name)?;
         if view.shape() != shape {
             let problem =
@@ -202,6 +223,16 @@ impl<'a> Weights<'a> {
             }
         }
     }
+}
+
+/// A tensor of standard deviation 0.02, as `transformers` initialises weights; ones where it is a norm's.
+fn random(name: &str, shape: &[usize], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    /// Half the width of a uniform distribution of that deviation.
+    const BOUND: f32 = 0.034_641;
+    if name.ends_with("norm.weight") {
+        return Tensor::ones(shape, dtype, device);
+    }
+    Tensor::rand(-BOUND, BOUND, shape, device)?.to_dtype(dtype)
 }
 
 /// An element type that weights are computed in.

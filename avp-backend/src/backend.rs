@@ -8,7 +8,7 @@ use std::sync::Arc;
 use avp_handshake::ModelIdentity;
 use avp_wire::{Bytes, KvDtype};
 
-use crate::{BackendError, ProjectionError, TokenPieces};
+use crate::{BackendError, LatentProjection, ProjectionError, TokenPieces};
 
 /// A loaded model. Shared between threads; every running generation owns a [`Sequence`] of its own.
 ///
@@ -118,6 +118,23 @@ pub trait Sequence: Send + Sync {
             self.import_kv(&part.range, part.dtype, &part.bytes)?;
         }
         self.forward(input)
+    }
+
+    /// Takes `steps` latent steps from the hidden state `hidden` `[hidden_dim]` on, each of which appends a position, and returns the
+    /// hidden states of all of them, `[steps, hidden_dim]`, finite or not. Nothing, and nothing done, where the engine has no faster
+    /// way than [`LatentProjection::apply`] and [`forward`](Sequence::forward) in turn; an engine on a device of its own has one,
+    /// that leaves there what each step gives to the next.
+    ///
+    /// # Errors
+    /// As [`forward`](Sequence::forward).
+    fn latent_steps(
+        &mut self,
+        hidden: &[f32],
+        steps: usize,
+        projection: &LatentProjection,
+    ) -> Result<Option<Vec<f32>>, BackendError> {
+        let _ = (hidden, steps, projection);
+        Ok(None)
     }
 
     /// An independent continuation of this sequence, of the same capacity. Cheap: the cache is shared until one side

@@ -32,15 +32,15 @@ impl Exponentials {
 fn largest(values: &[f32]) -> Option<f32> {
     let (groups, rest) = values.as_chunks::<LANES>();
     let mut max = [f32::NEG_INFINITY; LANES];
-    // A difference of a value with itself is 0 if it is finite, else NaN.
-    let mut differences = [0f32; LANES];
+    // A finite value times 0 is 0, of either sign, any other NaN.
+    let mut zeros = [0f32; LANES];
     for group in groups {
-        for ((max, difference), value) in max.iter_mut().zip(&mut differences).zip(group) {
+        for ((max, zero), value) in max.iter_mut().zip(&mut zeros).zip(group) {
             *max = if *value > *max { *value } else { *max };
-            *difference += value - value;
+            *zero += value * 0.0;
         }
     }
-    let finite = differences == [0.0; LANES] && rest.iter().all(|value| value.is_finite());
+    let finite = zeros == [0.0; LANES] && rest.iter().all(|value| value.is_finite());
     let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     (finite && max.is_finite()).then_some(max)
 }
@@ -84,7 +84,7 @@ pub fn exp_of_nonpositive(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = (clamped - n * LN_2[0]) - n * LN_2[1];
     let mut y = 1.987_569_1e-4;
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         y = y * r + coefficient;
     }
     let fraction = (y * r) * r + r + 1.0;

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Side};
@@ -115,7 +116,7 @@ fn cache_file(dir: &Path, weights: &str) -> PathBuf {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearMap {
     /// `[source_dim, target_dim]` row-major: `embedding = hidden * matrix + bias`.
-    matrix: Vec<f32>,
+    matrix: Arc<[f32]>,
     bias: Option<Vec<f32>>,
     target_norm: f32,
 }
@@ -124,12 +125,12 @@ impl LinearMap {
     /// A map by a given matrix `[source_dim, target_dim]`, bias `[target_dim]` and norm.
     #[must_use]
     pub fn new(matrix: Vec<f32>, bias: Option<Vec<f32>>, target_norm: f32) -> Self {
-        Self { matrix, bias, target_norm }
+        Self { matrix: matrix.into(), bias, target_norm }
     }
 
     /// The matrix `[source_dim, target_dim]`, row-major.
     #[must_use]
-    pub fn matrix(&self) -> &[f32] {
+    pub fn matrix(&self) -> &Arc<[f32]> {
         &self.matrix
     }
 
@@ -163,7 +164,7 @@ impl LinearMap {
         let solved = cholesky.solve(MatRef::from_row_major_slice(&products.cross, dim, dim));
         let matrix =
             (0..dim).flat_map(|i| (0..dim).map(move |j| (i, j))).map(|at| solved[at] as f32).collect();
-        Ok(Self { matrix, bias: None, target_norm })
+        Ok(Self::new(matrix, None, target_norm))
     }
 
     /// The input embedding `[target_dim]` of a hidden state `[source_dim]`.
@@ -216,7 +217,7 @@ impl LinearMap {
         let matrix: Vec<f32> = floats(matrix.data());
         let target_norm = *floats(norm.data()).first()?;
         let finite = matrix.iter().all(|w| w.is_finite()) && target_norm.is_finite();
-        finite.then_some(Self { matrix, bias: None, target_norm })
+        finite.then(|| Self::new(matrix, None, target_norm))
     }
 }
 

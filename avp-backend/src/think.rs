@@ -10,6 +10,8 @@ use crate::{Backend, BackendError, Context, ContextError, HiddenStates, Input, N
 
 /// Tokens per forward pass of a prefill: bounds the attention scores in memory.
 pub(crate) const PREFILL_CHUNK: usize = 512;
+/// Latent steps that an engine may take before anybody looks whether they are finite.
+const LATENT_GROUP: usize = 8;
 
 /// How an agent thinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,17 +128,23 @@ pub fn think(
     if options.steps > 0 {
         let projection = LatentProjection::for_backend(backend, options.cache_dir.as_deref())
             .map_err(ThinkError::Projection)?;
-        for step in 1..=options.steps {
-            let embedding = projection.apply(backend, &hidden).map_err(|error| match error {
-                ProjectionError::NonFinite(NonFinite) => ThinkError::NonFinite { step },
-                other => ThinkError::Projection(other),
-            })?;
-            hidden = sequence.forward(Input::Embeddings(&embedding))?;
-            check_finite(&hidden, step)?;
-            if keeps_hidden {
-                rows.extend_from_slice(&hidden);
+        let mut done = 0;
+        while done < options.steps {
+            let group = LATENT_GROUP.min(options.steps - done);
+            let computed = match sequence.latent_steps(&hidden, group, &projection)? {
+                Some(computed) => computed,
+                None => latent_step(backend, sequence.as_mut(), &hidden, &projection, done + 1)?,
+            };
+            for state in computed.chunks_exact(hidden.len()) {
+                done += 1;
+                check_finite(state, done)?;
+                progress(Progress::Latent { done, total: options.steps });
             }
-            progress(Progress::Latent { done: step, total: options.steps });
+            let last = computed.len() - hidden.len();
+            hidden.copy_from_slice(&computed[last..]);
+            if keeps_hidden {
+                rows.extend_from_slice(&computed);
+            }
         }
     }
     let prior_steps = context.map_or(0, Context::latent_steps);
@@ -144,6 +152,21 @@ pub fn think(
     let read = before.saturating_sub(prior_steps) + tokens.len();
     let kept = keeps_hidden.then(|| HiddenStates::computed(backend, rows, options.steps, read, ending));
     Ok(Context::computed(backend, sequence, prior_steps + options.steps, hidden, kept, context))
+}
+
+/// One latent step by the two operations that every engine has.
+fn latent_step(
+    backend: &dyn Backend,
+    sequence: &mut dyn Sequence,
+    hidden: &[f32],
+    projection: &LatentProjection,
+    step: usize,
+) -> Result<Vec<f32>, ThinkError> {
+    let embedding = projection.apply(backend, hidden).map_err(|error| match error {
+        ProjectionError::NonFinite(NonFinite) => ThinkError::NonFinite { step },
+        other => ThinkError::Projection(other),
+    })?;
+    Ok(sequence.forward(Input::Embeddings(&embedding))?)
 }
 
 /// A sequence to continue `context` (or nothing) with room for `additional` tokens.

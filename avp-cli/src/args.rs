@@ -1,5 +1,6 @@
 //! What the program can be told.
 
+mod bench;
 mod cert;
 mod cross_model;
 mod demo;
@@ -13,8 +14,9 @@ use avp::{GenerateOptions, SamplingOptions};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::log::LogLevel;
+pub(crate) use bench::BenchArgs;
 pub(crate) use cert::{CERT_FOLDER, CertArgs, CertCaArgs, CertCommand, CertIssueArgs};
-use cross_model::{GateArgs, PositionsArg};
+use cross_model::{GateArgs, MapDirArg, PositionsArg};
 pub(crate) use demo::{DemoArgs, DemoTransport, QuestionSet};
 pub(crate) use engine::{EngineArgs, flag};
 pub(crate) use map::{
@@ -57,6 +59,8 @@ pub(crate) enum Command {
     Models(ModelsArgs),
     /// Keep what takes hidden states of one model to another.
     Map(MapArgs),
+    /// Measure a model of a well-known shape, with random weights, beside what memory allows.
+    Bench(BenchArgs),
     /// Load a GGUF file and compute with it: what this program has another process do with files that it has not seen before,
     /// since llama.cpp ends the process where its assertions fail.
     #[command(hide = true)]
@@ -131,6 +135,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) source: Option<String>,
     #[command(flatten)]
     pub(crate) gate: GateArgs,
+    #[command(flatten)]
+    pub(crate) maps: MapDirArg,
     /// A file with a grammar (GBNF) that the text obeys.
     #[arg(long, value_name = "FILE")]
     pub(crate) grammar: Option<PathBuf>,
@@ -252,6 +258,8 @@ pub(crate) struct AskArgs {
     pub(crate) positions: PositionsArg,
     #[command(flatten)]
     pub(crate) gate: GateArgs,
+    #[command(flatten)]
+    pub(crate) maps: MapDirArg,
     /// The text behind the context, for an agent of another model; the file's own by default.
     #[arg(long)]
     pub(crate) text: Option<String>,

@@ -28,6 +28,7 @@ async fn main() -> ExitCode {
         Command::Cert(args) => commands::cert::run(args, json),
         Command::Models(args) => commands::models::run(args, json),
         Command::Map(args) => commands::map::run(args, json),
+        Command::Bench(args) => commands::bench::run(&args, json),
         Command::ProbeGguf(args) => commands::model::try_file(&args.file),
         Command::Serve(args) => commands::serve::run(args, json).await,
         Command::Ask(args) => commands::ask::run(args, json).await,

@@ -36,11 +36,12 @@ mod turned_away;
 pub use avp_backend::{
     Backend, BackendError, ChatMessage, Context, ContextError, ContextStamp, GateMode, GateOptions,
     GenerateError, GenerateEvent, GenerateOptions, Generation, Grammar, GrammarError, HiddenError,
-    HiddenStates, LinearMap, ListedMap, MapEnd, MapError, MapFault, MapFolder, MapProjection, ModelInfo,
-    ModelKey, Progress, ProjectionMap, Prompt, SamplingOptions, SharedTokens, StopReason, ThinkError,
-    ThinkOptions, Validation, Verification, VerificationPolicy, generate, think, validate_pair,
+    HiddenStates, Input, KvRange, LatentProjection, LinearMap, ListedMap, MapEnd, MapError, MapFault,
+    MapFolder, MapProjection, ModelInfo, ModelKey, Progress, ProjectionMap, Prompt, SamplingOptions,
+    Sequence, SharedTokens, StopReason, ThinkError, ThinkOptions, Validation, Verification,
+    VerificationPolicy, generate, think, validate_pair,
 };
-pub use avp_backend_candle::{Device, LoadProgress, ProgressFn};
+pub use avp_backend_candle::{CandleBackend, Device, LoadProgress, ProgressFn, Shape};
 /// GGUF files judged and read, and Ollama's models found, with or without llama.cpp.
 pub use avp_backend_llamacpp::{KvType, Probe, gguf, ollama};
 pub use avp_handshake::{Hello, ModelIdentity, Resolution, ResolutionPath};
@@ -59,7 +60,7 @@ pub use file::{
     FileError, Inspection, Saved, inspect, load_context, open_context, open_saved, read_frame, save_context,
     save_hidden,
 };
-pub use model::{Engine, ModelOptions, describe_model, load_backend, try_model};
+pub use model::{Engine, ModelOptions, describe_model, load_backend, random_backend, try_model};
 pub use outgoing::{OutgoingContext, SourceError};
 pub use peer::{Ask, Peer};
 pub use receive::{ReceiveEvent, ReceiveInto, ReceiveOptions, Receiver, receive};

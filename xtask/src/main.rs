@@ -1,6 +1,8 @@
 //! Repository tasks. `cargo xtask` lists them.
 
 mod bench;
+#[cfg(unix)]
+mod cuda;
 mod fuzz;
 mod instructions;
 mod interop;
@@ -27,6 +29,9 @@ cargo xtask miri               avp-wire under Miri; needs a nightly toolchain
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
 cargo xtask bench --check      instruction counts of small calls against xtask/instructions.json; needs valgrind
 cargo xtask bench --baseline   writes that file anew
+cargo xtask cuda-setup         a CUDA toolkit of PyPI packages under target/cuda, for machines that have none (2 GB)
+cargo xtask build --cuda       `avp` for NVIDIA GPUs, with that toolkit or that of CUDA_HOME; needs neither GPU nor driver
+cargo xtask test --cuda        that it compiles and links, and where there is a GPU, that it computes what a processor does
 cargo xtask transfers [ARGS]   answers between all pairs of demo models, as docs/benchmarks.md has them; ARGS go to `avp demo`
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
 cargo xtask fixtures           contexts made by the Python SDK, anew (needs the packages of interop --torch)";
@@ -46,6 +51,12 @@ fn run(args: &[String]) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["test"] => test::run(),
+        #[cfg(unix)]
+        ["cuda-setup"] => cuda::setup(),
+        #[cfg(unix)]
+        ["build", "--cuda"] => cuda::build(),
+        #[cfg(unix)]
+        ["test", "--cuda"] => cuda::test(),
         ["interop"] => interop::run(false),
         ["interop", "--torch"] => interop::run(true),
         ["fixtures"] => interop::fixtures(),

@@ -1,7 +1,7 @@
 //! Virtual environments with the Python peer, and with what makes GGUF files, made under the target folder when they are not there.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -26,7 +26,12 @@ pub(crate) fn gguf() -> Result<PathBuf> {
 }
 
 fn environment(name: &str, packages: &str) -> Result<PathBuf> {
-    let folder = target().join("interop").join(name);
+    self::packages(&target().join("interop"), name, packages)
+}
+
+/// The interpreter of the environment `name` in `folder`, which holds `packages` and is made or completed first.
+pub(crate) fn packages(folder: &Path, name: &str, packages: &str) -> Result<PathBuf> {
+    let folder = folder.join(name);
     let python = folder.join("bin").join("python");
     let done = folder.join("packages.txt");
     if fs::read_to_string(&done).is_ok_and(|made| made == packages) {

@@ -12,8 +12,12 @@ const MAX_JSON_BYTES: u64 = 1 << 30;
 
 /// Reads `path` as one JSON object.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, BackendError> {
-    let bytes = read_file(path)?;
-    match serde_json::from_slice(&bytes) {
+    parse_object(path, &read_file(path)?)
+}
+
+/// `bytes` of the file at `path` (for messages) as one JSON object.
+pub(crate) fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, BackendError> {
+    match serde_json::from_slice(bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(invalid(path, "is not a JSON object")),
         Err(e) => Err(invalid(path, format!("is not valid JSON: {e}"))),

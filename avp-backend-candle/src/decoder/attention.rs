@@ -4,8 +4,9 @@ use avp_backend::BackendError;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::layers::{Linear, RmsNorm};
+use super::rotations::Rotations;
 use crate::cache::KvCache;
-use crate::config::{DecoderConfig, LayerConfig, Rope};
+use crate::config::{DecoderConfig, LayerConfig};
 use crate::weights::Weights;
 
 /// Attention of one layer.
@@ -57,6 +58,11 @@ impl Attention {
             scale: f64::from(config.attn_scale),
             softcap: config.attn_softcap.map(f64::from),
         })
+    }
+
+    /// Elements of its matrices.
+    pub(crate) fn matrices(&self) -> usize {
+        [&self.q, &self.k, &self.v, &self.o].map(Linear::matrix).iter().sum()
     }
 
     /// Attends from `x [n, hidden]` to all cached positions before and to `x` itself, whose keys and values are
@@ -124,13 +130,14 @@ struct View {
 }
 
 impl Step {
-    pub(crate) fn new(start: usize, n: usize, config: &DecoderConfig, device: &Device) -> Result<Self> {
-        let rotation = |rope: &Rope| {
-            let (cos, sin) = rope.angles(start, n);
-            let shape = (n, rope.inv_freq.len());
-            Ok((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
-        };
-        let rotations = config.ropes.iter().map(rotation).collect::<Result<Vec<_>>>()?;
+    pub(crate) fn new(
+        start: usize,
+        n: usize,
+        config: &DecoderConfig,
+        rotations: &Rotations,
+        device: &Device,
+    ) -> Result<Self> {
+        let rotations = rotations.of(&config.ropes, start, n, device)?;
         let mut views: Vec<View> = Vec::new();
         for layer in &config.layers {
             if views.iter().all(|v| v.window != layer.window) {

@@ -32,6 +32,11 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
+    /// Elements of the matrix.
+    pub(crate) fn matrix(&self) -> usize {
+        self.weight.elem_count()
+    }
+
     /// `x [n, input]` to `[n, output]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = product(x, &self.weight)?;
@@ -102,6 +107,11 @@ impl Mlp {
             down: linear("down_proj", (wide, narrow))?,
             activation: config.activation,
         })
+    }
+
+    /// Elements of its matrices.
+    pub(crate) fn matrices(&self) -> usize {
+        [&self.gate, &self.up, &self.down].map(Linear::matrix).iter().sum()
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

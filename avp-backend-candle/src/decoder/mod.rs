@@ -1,7 +1,9 @@
 //! The decoder: embedding, layers, final norm, output head.
 
 mod attention;
+mod latent;
 mod layers;
+mod rotations;
 
 use avp_backend::BackendError;
 use candle_core::{DType, Device, Result, Tensor};
@@ -11,8 +13,10 @@ use crate::config::DecoderConfig;
 use crate::error::engine;
 use crate::weights::Weights;
 use attention::{Attention, Step};
+pub(crate) use latent::DeviceProjection;
 pub(crate) use layers::product;
 use layers::{Mlp, RmsNorm};
+use rotations::Rotations;
 
 /// Positions computed at a time: bounds the memory of attention scores.
 const CHUNK: usize = 512;
@@ -49,6 +53,7 @@ pub(crate) struct Decoder {
     head: Option<Tensor>,
     layers: Vec<Layer>,
     norm: RmsNorm,
+    rotations: Rotations,
 }
 
 impl Decoder {
@@ -70,7 +75,15 @@ impl Decoder {
         weights.finish(|name| {
             name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight")
         })?;
-        Ok(Self { device: device.clone(), config, dtype, activations, embed, head, layers, norm })
+        let (device, rotations) = (device.clone(), Rotations::default());
+        Ok(Self { device, config, dtype, activations, embed, head, layers, norm, rotations })
+    }
+
+    /// Bytes of the layers' matrices and of the output head.
+    pub(crate) fn decode_bytes(&self) -> usize {
+        let matrices = |layer: &Layer| layer.attention.matrices() + layer.mlp.matrices();
+        let layers: usize = self.layers.iter().map(matrices).sum();
+        (layers + self.head().elem_count()) * self.dtype.size_in_bytes()
     }
 
     /// The output head `[vocab, hidden]`.
@@ -149,7 +162,7 @@ impl Decoder {
         cache: &mut KvCache,
         before_layer: &mut dyn FnMut(usize, &mut KvCache) -> Result<()>,
     ) -> Result<Tensor> {
-        let step = Step::new(start, x.dim(0)?, &self.config, &self.device)?;
+        let step = Step::new(start, x.dim(0)?, &self.config, &self.rotations, &self.device)?;
         for (index, layer) in self.layers.iter().enumerate() {
             before_layer(index, cache)?;
             x = layer.forward(&x, index, cache, &step)?;

@@ -52,7 +52,7 @@ fn sigmoid(x: f32) -> f32 {
 /// The approximation by tanh, with `(1 + tanh(u)) / 2 = sigmoid(2u)`.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    const FACTOR: f32 = 2.0 * 0.797_884_56;
+    const FACTOR: f32 = 2.0 * 0.797_884_6;
     x * sigmoid(FACTOR * (x + 0.044_715 * x * x * x))
 }
 

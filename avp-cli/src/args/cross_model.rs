@@ -27,6 +27,11 @@ pub(crate) struct GateArgs {
     /// Most tokens of a distribution that are sent.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) distribution_tokens: u32,
+}
+
+/// Where projection maps are taken from.
+#[derive(Debug, Args)]
+pub(crate) struct MapDirArg {
     /// The folder of projection maps: AVP_MAP_DIR if not given, or `maps` in the cache folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) map_dir: Option<PathBuf>,

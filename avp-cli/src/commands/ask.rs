@@ -21,7 +21,7 @@ pub(crate) async fn run(mut args: AskArgs, json: bool) -> Result<()> {
     let saved = args.context.as_ref().map(|file| open_saved(file, &model::pool())).transpose()?;
     let load = |name: &String| {
         let backend = model::load(name, &args.engine)?;
-        anyhow::Ok(model::agent(&args.name, backend, args.gate.map_dir.as_ref()))
+        anyhow::Ok(model::agent(&args.name, backend, args.maps.map_dir.as_ref()))
     };
     let agent = args.model.as_ref().map(load).transpose()?;
     let given = given(&args, saved, agent.as_ref()).await?;

@@ -72,7 +72,7 @@ fn told(
         );
     };
     let source = model::load(source, &args.model.engine)?;
-    let source = model::agent("source", source, args.gate.map_dir.as_ref());
+    let source = model::agent("source", source, args.maps.map_dir.as_ref());
     let policy = model::policy(args.require_verified);
     let hidden = args.gate.outgoing(&source, *states, policy).with_context(|| file.display().to_string())?;
     match project_into(&hidden, &Agent::new("target", Arc::clone(target)))? {

@@ -1,6 +1,7 @@
 //! One module per command.
 
 pub(crate) mod ask;
+pub(crate) mod bench;
 pub(crate) mod cert;
 pub(crate) mod generate;
 pub(crate) mod inspect;

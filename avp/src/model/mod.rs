@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use avp_backend::{Backend, BackendError, ModelInfo};
-use avp_backend_candle::CandleBackend;
+use avp_backend_candle::{CandleBackend, Shape};
 
 pub use options::ModelOptions;
 
@@ -30,6 +30,14 @@ pub fn load_backend(model: &str, options: &ModelOptions) -> Result<Arc<dyn Backe
         Engine::Candle => Ok(Arc::new(CandleBackend::load(model, &options.for_candle()?)?)),
         Engine::LlamaCpp => llamacpp::load(model, options),
     }
+}
+
+/// A model of a well-known shape with random weights, on candle: to measure how fast it would be.
+///
+/// # Errors
+/// As [`load_backend`], of the options and the device.
+pub fn random_backend(shape: Shape, options: &ModelOptions) -> Result<CandleBackend, BackendError> {
+    CandleBackend::random(shape, &options.for_candle()?)
 }
 
 /// What a model is, without loading it. Blocks while it reads.

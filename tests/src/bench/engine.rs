@@ -33,8 +33,8 @@ const DECODE: &str = "a decode step";
 const TORCH: &str = "transformers";
 const SDK: &str = "Python SDK on transformers";
 
-/// All types, with all threads and with one.
-pub(crate) fn run(python: Option<&Path>) -> Result<Group> {
+/// All types, with all threads and with one. Files that are made for llama.cpp are kept in `models`.
+pub(crate) fn run(python: Option<&Path>, models: &Path) -> Result<Group> {
     let mut group = Group::new("candle, Qwen2.5-0.5B shape, random weights, tied");
     for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
         let folder = Shape::HALF_B.write_as(dtype)?;
@@ -63,6 +63,9 @@ pub(crate) fn run(python: Option<&Path>) -> Result<Group> {
             };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
             pool.install(|| engine.measure(&mut group, torch.as_mut()))?;
+        }
+        if dtype == KvDtype::F16 {
+            beside_llamacpp(&mut group, &backend, models)?;
         }
     }
     notes(&mut group);
@@ -222,12 +225,8 @@ impl Engine<'_> {
     }
 
     fn prefill(&self, group: &mut Group, torch: Option<&RefCell<&mut Torch>>) -> Result<()> {
-        let tokens: Vec<u32> = (0..PREFILL).map(|i| i * 97 % 150_000).collect();
-        let read = || {
-            let mut sequence = self.backend.new_sequence(tokens.len())?;
-            Ok(self.backend.logits(&sequence.forward(Input::Tokens(&tokens))?)?)
-        };
-        let mut sides: Vec<Side<'_>> = vec![Box::new(|| seconds(read))];
+        let tokens = prompt();
+        let mut sides: Vec<Side<'_>> = vec![Box::new(|| seconds(|| read(self.backend, &tokens)))];
         if let Some(torch) = torch {
             let request = json!({ "op": "prefill", "tokens": tokens });
             sides.push(Box::new(move || torch.borrow_mut().0.seconds(&request)));
@@ -244,6 +243,60 @@ impl Engine<'_> {
         group.figures.extend([speed, first]);
         Ok(())
     }
+}
+
+/// Decode steps and prefill beside llama.cpp's with a file of the same types and shape.
+#[cfg(feature = "llamacpp")]
+fn beside_llamacpp(group: &mut Group, ours: &CandleBackend, models: &Path) -> Result<()> {
+    use crate::llamacpp::gguf::{self, Weights};
+    use avp_backend_llamacpp::{LlamaCppBackend, LoadOptions};
+
+    const LLAMACPP: &str = "llama.cpp";
+    let path = gguf::file("qwen2.5-0.5b", &Shape::HALF_B, Weights::F16, models)?;
+    let theirs = LlamaCppBackend::load(&path, &LoadOptions::default())?;
+    let tokens = prompt();
+    let sequence = |backend: &dyn Backend| -> Result<_> {
+        let mut sequence = backend.new_sequence(PROMPT.len() + ROUNDS + 8)?;
+        sequence.forward(Input::Tokens(&PROMPT))?;
+        Ok(RefCell::new(sequence))
+    };
+    let (here, there) = (sequence(ours)?, sequence(&theirs)?);
+    let decode = |backend: &dyn Backend, sequence: &RefCell<Box<dyn Sequence>>| {
+        Ok(backend.logits(&sequence.borrow_mut().forward(Input::Tokens(&PROMPT[..1]))?)?)
+    };
+    let mut steps: Vec<Side<'_>> =
+        vec![Box::new(|| seconds(|| decode(ours, &here))), Box::new(|| seconds(|| decode(&theirs, &there)))];
+    let steps = alternate(ROUNDS, &mut steps)?;
+    let mut prefill: Vec<Side<'_>> =
+        vec![Box::new(|| seconds(|| read(ours, &tokens))), Box::new(|| seconds(|| read(&theirs, &tokens)))];
+    let prefill = alternate(LONG_ROUNDS, &mut prefill)?;
+    let ([step, their_step], [reading, their_reading]) = (&steps[..], &prefill[..]) else { unreachable!() };
+    group.figures.extend([
+        Figure::milliseconds("f16, decode step", step).cost_beside(LLAMACPP, step, their_step),
+        Figure::of(
+            format!("f16, prefill of {PREFILL} tokens"),
+            "tokens/s",
+            f64::from(PREFILL) / median(reading),
+        )
+        .speed_beside(LLAMACPP, reading, their_reading),
+    ]);
+    Ok(())
+}
+
+#[cfg(not(feature = "llamacpp"))]
+fn beside_llamacpp(_: &mut Group, _: &CandleBackend, _: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// The prompt that figures of prefill are of.
+fn prompt() -> Vec<u32> {
+    (0..PREFILL).map(|i| i * 97 % 150_000).collect()
+}
+
+/// Logits behind a prompt, in a sequence of its own.
+fn read(backend: &dyn Backend, tokens: &[u32]) -> Result<Vec<f32>> {
+    let mut sequence = backend.new_sequence(tokens.len())?;
+    Ok(backend.logits(&sequence.forward(Input::Tokens(tokens))?)?)
 }
 
 /// The sum of some values, each thread reading a part.

@@ -121,6 +121,7 @@ fn main() -> Result<()> {
 
 fn run(part: Part, args: &Args) -> Result<Group> {
     let python = args.python.as_deref();
+    let models = || args.models.clone().unwrap_or_else(|| std::env::temp_dir().join("avp-bench-models"));
     let sdk = || python.map(|python| Peer::start(python, "bench_sdk.py")).transpose();
     match part {
         Part::Wire => wire::large(sdk()?.as_mut()),
@@ -129,14 +130,11 @@ fn run(part: Part, args: &Args) -> Result<Group> {
         #[cfg(feature = "engine")]
         Part::Cache => cache::run(),
         #[cfg(feature = "engine")]
-        Part::Engine => engine::run(python),
+        Part::Engine => engine::run(python, &models()),
         #[cfg(feature = "engine")]
         Part::Projection => projection::run(python),
         #[cfg(feature = "llamacpp")]
-        Part::LlamaCpp => {
-            let temporary = || std::env::temp_dir().join("avp-bench-models");
-            llamacpp::run(&args.models.clone().unwrap_or_else(temporary))
-        }
+        Part::LlamaCpp => llamacpp::run(&models()),
         Part::Tcp => transports::streams::tcp(),
         Part::Tls => transports::streams::tls(),
         Part::Quic => transports::quic::run(),

@@ -27,13 +27,13 @@ const MERGED: &str = "ab";
 
 /// Type of the matrices. Norms and biases are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weights {
+pub(crate) enum Weights {
     F16,
     Q8,
 }
 
 impl Weights {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
             Self::Q8 => "q8_0",
@@ -49,7 +49,7 @@ impl Weights {
 }
 
 /// The file of this shape in `folder`, made if it is not there.
-pub(super) fn file(name: &str, shape: &Shape, weights: Weights, folder: &Path) -> Result<PathBuf> {
+pub(crate) fn file(name: &str, shape: &Shape, weights: Weights, folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let path = folder.join(format!("{name}-{}-{VERSION}.gguf", weights.name()));
     if !path.exists() {

@@ -1,6 +1,6 @@
 //! The llama.cpp backend, beside the same operations by plain calls of llama.cpp, and beside memcpy.
 
-mod gguf;
+pub(crate) mod gguf;
 mod latent;
 mod plain;
 mod speed;

@@ -1,0 +1,119 @@
+//! Shapes of well-known models: how fast an engine is can be measured without their weights.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::{Value, json};
+
+/// The shape of a well-known model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shape {
+    /// Qwen2.5-0.5B: 24 layers, hidden 896, 2 KV heads of 64, tied.
+    Qwen25HalfB,
+    /// Qwen2.5-7B: 28 layers, hidden 3,584, 4 KV heads of 128.
+    Qwen25SevenB,
+    /// Llama-3.1-8B: 32 layers, hidden 4,096, 8 KV heads of 128.
+    Llama31EightB,
+}
+
+impl Shape {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Qwen25HalfB, Self::Qwen25SevenB, Self::Llama31EightB];
+
+    /// Its name, which [`FromStr`] reads.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qwen25HalfB => "qwen2.5-0.5b",
+            Self::Qwen25SevenB => "qwen2.5-7b",
+            Self::Llama31EightB => "llama-3.1-8b",
+        }
+    }
+
+    /// Its `config.json`, as published.
+    pub(crate) fn config(self) -> Value {
+        match self {
+            Self::Qwen25HalfB => qwen([896, 4864, 24, 14, 2], 151_936, true),
+            Self::Qwen25SevenB => qwen([3584, 18_944, 28, 28, 4], 152_064, false),
+            Self::Llama31EightB => json!({
+                "model_type": "llama",
+                "hidden_size": 4096,
+                "intermediate_size": 14_336,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "vocab_size": 128_256,
+                "max_position_embeddings": 131_072,
+                "rms_norm_eps": 1e-5,
+                "rope_theta": 500_000.0,
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                },
+                "hidden_act": "silu",
+                "tie_word_embeddings": false,
+            }),
+        }
+    }
+}
+
+fn qwen([hidden, intermediate, layers, heads, kv_heads]: [usize; 5], vocab: usize, tied: bool) -> Value {
+    json!({
+        "model_type": "qwen2",
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "max_position_embeddings": 32_768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": tied,
+    })
+}
+
+/// A tokenizer that knows one word.
+pub(crate) fn tokenizer() -> Value {
+    json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": null,
+        "model": { "type": "WordLevel", "vocab": { "word": 0 }, "unk_token": "word" },
+    })
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No [`Shape`] has this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownShape(pub String);
+
+impl fmt::Display for UnknownShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no shape is called {:?}; there are {}", self.0, Shape::ALL.map(Shape::name).join(", "))
+    }
+}
+
+impl std::error::Error for UnknownShape {}
+
+impl FromStr for Shape {
+    type Err = UnknownShape;
+
+    fn from_str(name: &str) -> Result<Self, UnknownShape> {
+        let found = Self::ALL.into_iter().find(|shape| shape.name() == name);
+        found.ok_or_else(|| UnknownShape(name.to_owned()))
+    }
+}

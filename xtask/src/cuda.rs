@@ -1,0 +1,134 @@
+//! CUDA without a GPU or a driver: a toolkit of PyPI wheels, and what is built with it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::sh::{cargo, command, run, say, target};
+use crate::venv;
+
+/// Compilers, headers and libraries of one release, the oldest of CUDA 13, so that every driver for CUDA 13 takes what is built.
+const WHEELS: &str = "\
+nvidia-cuda-nvcc==13.0.88
+nvidia-cuda-crt==13.0.88
+nvidia-nvvm==13.0.88
+nvidia-cuda-runtime==13.0.96
+nvidia-cuda-cccl==13.0.85
+nvidia-cublas==13.0.2.14
+nvidia-curand==10.4.0.35
+nvidia-cuda-nvrtc==13.0.88
+";
+/// Compute capability that is built for unless `CUDA_COMPUTE_CAP` says another: H100 and H200.
+const COMPUTE_CAP: &str = "90";
+/// What the driver's library is called where there is one.
+const DRIVER: &str = "libcuda.so.1";
+/// The packages that have the feature.
+const BUILD: [&str; 6] = ["--release", "--package", "avp-cli", "--features", "cuda", "--locked"];
+
+/// `cargo xtask cuda-setup`: the toolkit, where it is not there yet.
+pub(crate) fn setup() -> Result<()> {
+    toolkit().map(drop)
+}
+
+/// `cargo xtask build --cuda`: the program.
+pub(crate) fn build() -> Result<()> {
+    run("build with CUDA", &mut with_toolkit(cargo(&[&["build"], &BUILD[..]].concat()))?)?;
+    say(&format!("    {}", output().join("release").join("avp").display()));
+    Ok(())
+}
+
+/// `cargo xtask test --cuda`: that everything compiles and links; and where there is a GPU, that it computes what a processor does.
+pub(crate) fn test() -> Result<()> {
+    build()?;
+    let tests = ["test", "--release", "--package", "avp-backend-candle", "--features", "cuda", "--locked"];
+    let gpu = command("nvidia-smi", &["-L"]).output().is_ok_and(|output| output.status.success());
+    if gpu {
+        return run("tests on the GPU", &mut with_toolkit(cargo(&tests))?);
+    }
+    run("tests, compiled and linked", &mut with_toolkit(cargo(&[&tests[..], &["--no-run"]].concat()))?)?;
+    say(
+        "    not run: nvidia-smi shows no GPU here; tests/gpu/run.py runs what was built on a machine that has one",
+    );
+    Ok(())
+}
+
+/// Builds with CUDA are linked with other flags than those without; apart, neither makes the other start anew.
+fn output() -> PathBuf {
+    target().join("cuda").join("target")
+}
+
+/// The toolkit that `command` is to use: that of `CUDA_HOME` if it is set, else the one of wheels.
+fn with_toolkit(mut command: Command) -> Result<Command> {
+    if std::env::var_os("CUDA_HOME").is_none() {
+        let toolkit = toolkit()?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let bins = [toolkit.join("bin")].into_iter().chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(bins)?);
+        command.env("CUDA_HOME", toolkit);
+        // The stub has no functions: the driver of the machine that runs the program has them.
+        command.env("RUSTFLAGS", "-C link-arg=-Wl,--unresolved-symbols=ignore-all");
+    }
+    if std::env::var_os("CUDA_COMPUTE_CAP").is_none() {
+        command.env("CUDA_COMPUTE_CAP", COMPUTE_CAP);
+    }
+    command.env("CARGO_TARGET_DIR", output());
+    Ok(command)
+}
+
+/// The folder of the toolkit, installed or completed first.
+fn toolkit() -> Result<PathBuf> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        bail!("the wheels are for Linux on x86-64; install a CUDA 13 toolkit and set CUDA_HOME");
+    }
+    let python = venv::packages(&target().join("cuda"), "wheels", WHEELS)?;
+    let lib = python.parent().and_then(Path::parent).context("the interpreter has no folder")?.join("lib");
+    let versions = fs::read_dir(&lib)?.flatten().map(|entry| entry.path());
+    let mut toolkits = versions.map(|python| python.join("site-packages/nvidia/cu13"));
+    let toolkit = toolkits.find(|toolkit| toolkit.join("bin/nvcc").is_file());
+    let toolkit = toolkit.with_context(|| format!("no nvcc in {}", lib.display()))?;
+    link_libraries(&toolkit)?;
+    stub(&toolkit)?;
+    Ok(toolkit)
+}
+
+/// Names without versions, which linkers look for, and `lib64`, where build scripts look.
+fn link_libraries(toolkit: &Path) -> Result<()> {
+    let lib = toolkit.join("lib");
+    for entry in fs::read_dir(&lib)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Some((base, _)) = name.split_once(".so.") {
+            link(&name, &lib.join(format!("{base}.so")))?;
+        }
+    }
+    link("lib", &toolkit.join("lib64"))
+}
+
+fn link(to: &str, at: &Path) -> Result<()> {
+    match symlink(to, at) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| at.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A driver's library without functions, to link against.
+fn stub(toolkit: &Path) -> Result<()> {
+    let stubs = toolkit.join("lib").join("stubs");
+    let library = stubs.join("libcuda.so");
+    if library.is_file() {
+        return Ok(());
+    }
+    fs::create_dir_all(&stubs)?;
+    let soname = format!("-Wl,-soname,{DRIVER}");
+    let path = library.display().to_string();
+    run(
+        "make a stub of the driver's library",
+        &mut command("cc", &["-shared", "-x", "c", "/dev/null", &soname, "-o", &path]),
+    )?;
+    ensure!(library.is_file(), "cc made no {path}");
+    Ok(())
+}
