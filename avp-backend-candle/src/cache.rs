@@ -14,6 +14,9 @@ pub(crate) struct CacheShape {
     pub(crate) head_dim: usize,
     pub(crate) dtype: DType,
     pub(crate) device: Device,
+    /// What moves it to the host and back, where the device is a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) transfers: Option<Arc<crate::cuda::Transfers>>,
 }
 
 /// Keys and values of one layer, each `[1, kv_heads, capacity, head_dim]`.
@@ -165,10 +168,20 @@ impl KvCache {
 mod tests {
     use super::*;
 
+    fn shape() -> CacheShape {
+        CacheShape {
+            layers: 3,
+            kv_heads: 1,
+            head_dim: 2,
+            dtype: DType::F32,
+            device: Device::Cpu,
+            #[cfg(feature = "cuda")]
+            transfers: None,
+        }
+    }
+
     fn cache() -> KvCache {
-        let shape =
-            CacheShape { layers: 3, kv_heads: 1, head_dim: 2, dtype: DType::F32, device: Device::Cpu };
-        KvCache::new(shape, 4).unwrap()
+        KvCache::new(shape(), 4).unwrap()
     }
 
     fn there(cache: &KvCache) -> Vec<usize> {
@@ -204,8 +217,6 @@ mod tests {
 
     #[test]
     fn a_cache_beyond_all_memory_is_refused_before_anything_is_taken() {
-        let shape =
-            CacheShape { layers: 3, kv_heads: 1, head_dim: 2, dtype: DType::F32, device: Device::Cpu };
-        assert!(KvCache::new(shape, usize::MAX / 8).unwrap_err().to_string().contains("ask for fewer"));
+        assert!(KvCache::new(shape(), usize::MAX / 8).unwrap_err().to_string().contains("ask for fewer"));
     }
 }

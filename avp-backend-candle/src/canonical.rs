@@ -4,11 +4,15 @@
 
 use avp_backend::{BackendError, KvRange};
 use avp_wire::KvDtype;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::cache::{CacheShape, KvCache};
+#[cfg(feature = "cuda")]
+use crate::cuda::Transfers;
 use crate::error::engine;
 use crate::kernels;
 
@@ -36,6 +40,15 @@ pub(crate) fn export(
     if half == 0 {
         return Ok(());
     }
+    #[cfg(feature = "cuda")]
+    if let Some(transfers) = &cache.shape().transfers {
+        let tensor = |i: usize| {
+            let layer = cache.layer(range.layers.start + i / 2)?;
+            let tensor = if i % 2 == 0 { &layer.k } else { &layer.v };
+            tensor.narrow(2, range.tokens.start, range.tokens.len())
+        };
+        return transfers.export(out, half, tensor).map_err(engine);
+    }
     let large = out.len() >= kernels::LARGE;
     let tensors = out.par_chunks_exact_mut(half).enumerate();
     let copied: Result<()> = tensors
@@ -49,13 +62,6 @@ pub(crate) fn export(
 
 /// Copies the tokens of `range` from `tensor [1, kv_heads, capacity, head_dim]` to `out`.
 fn export_tensor(tensor: &Tensor, range: &KvRange, out: &mut [u8], large: bool) -> Result<()> {
-    if !tensor.device().is_cpu() {
-        // Made one run on the device first: only that is copied, not the whole tensor.
-        let tokens = tensor.narrow(2, range.tokens.start, range.tokens.len())?.contiguous()?;
-        let tokens = tokens.to_device(&candle_core::Device::Cpu)?;
-        let all = KvRange { layers: range.layers.clone(), tokens: 0..range.tokens.len() };
-        return export_tensor(&tokens, &all, out, large);
-    }
     let (_, kv_heads, capacity, head_dim) = tensor.dims4()?;
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("a KV cache on an unknown device") };
@@ -105,11 +111,21 @@ pub(crate) fn import(
         return Ok(());
     }
     let large = bytes.len() >= kernels::LARGE;
+    #[cfg(feature = "cuda")]
+    let transfers = cache.shape().transfers.clone();
     for (layer, bytes) in range.layers.clone().zip(bytes.chunks_exact(half.saturating_mul(2))) {
         let (k, v) = bytes.split_at(half);
         let target = cache.layer_mut(layer).map_err(engine)?;
         for (tensor, bytes) in [(&target.k, k), (&target.v, v)] {
-            import_tensor(tensor, &WriteRuns { range, dtype, bytes, large }).map_err(engine)?;
+            let runs = WriteRuns {
+                range,
+                dtype,
+                bytes,
+                large,
+                #[cfg(feature = "cuda")]
+                transfers: transfers.as_deref(),
+            };
+            import_tensor(tensor, &runs).map_err(engine)?;
         }
         cache.fill(layer, &range.tokens);
     }
@@ -117,7 +133,8 @@ pub(crate) fn import(
 }
 
 fn import_tensor(tensor: &Tensor, runs: &WriteRuns<'_>) -> Result<()> {
-    if tensor.device().is_cpu() {
+    // A GPU copies what is of its cache's type; anything else becomes that type there first.
+    if tensor.device().is_cpu() || kv_dtype(tensor.dtype()) == runs.dtype {
         return tensor.inplace_op1(runs);
     }
     let (_, kv_heads, _, head_dim) = tensor.dims4()?;
@@ -139,6 +156,8 @@ struct WriteRuns<'a> {
     bytes: &'a [u8],
     /// Whether the whole import is more than the caches hold.
     large: bool,
+    #[cfg(feature = "cuda")]
+    transfers: Option<&'a Transfers>,
 }
 
 impl InplaceOp1 for WriteRuns<'_> {
@@ -152,6 +171,20 @@ impl InplaceOp1 for WriteRuns<'_> {
             CpuStorage::F16(v) => self.write(v, layout, KvDtype::F16, f16::from_f32),
             CpuStorage::BF16(v) => self.write(v, layout, KvDtype::Bf16, bf16::from_f32),
             _ => candle_core::bail!("a KV cache of an unexpected type"),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let Some(transfers) = self.transfers else { candle_core::bail!("a KV cache on an unknown GPU") };
+        let (_, kv_heads, capacity, head_dim) = layout.shape().dims4()?;
+        let run = self.range.tokens.len() * head_dim;
+        let start = layout.start_offset() + self.range.tokens.start * head_dim;
+        let at = (0..kv_heads).map(|head| start + head * capacity * head_dim);
+        match self.dtype {
+            KvDtype::F32 => transfers.import::<f32>(storage, self.bytes, run, at),
+            KvDtype::F16 => transfers.import::<f16>(storage, self.bytes, run, at),
+            KvDtype::Bf16 => transfers.import::<bf16>(storage, self.bytes, run, at),
         }
     }
 }

@@ -18,6 +18,8 @@ mod cache;
 mod canonical;
 mod codec;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod error;
 mod fingerprint;

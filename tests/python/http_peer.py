@@ -1,5 +1,5 @@
 """The SDK's HTTP client, and its server under hypercorn, driven by tests/tests/python_http.rs and
-avp-cli/tests/python_serve.rs. Needs no torch."""
+avp-cli/tests/program/python_serve.rs. Needs no torch."""
 
 import asyncio
 import hashlib

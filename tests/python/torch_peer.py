@@ -1,6 +1,6 @@
 """The reference peer with a model: the SDK's connector for transformers. Needs torch and transformers.
 
-Driven by avp-cli/tests/python_torch.rs; make_contexts.py uses it too.
+Driven by avp-cli/tests/program/python_torch.rs; make_contexts.py uses it too.
 """
 
 import hashlib

@@ -11,12 +11,10 @@ use crate::venv;
 /// Runs the tests that are ignored elsewhere because they need the Python peer.
 pub(crate) fn run(torch: bool) -> Result<()> {
     let python = venv::python(torch)?;
-    let tests = ["python_peer", "python_http", "python_serve", "python_differential"];
-    let mut targets: Vec<_> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
-    if torch {
-        targets.extend(["--test", "python_torch"]);
-    }
-    let args = [&["test"], &BUILD[..], &targets, &["--", "--ignored"]].concat();
+    let tests = ["python_peer", "python_http", "python_differential", "program"];
+    let targets: Vec<_> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
+    let skipped: &[&str] = if torch { &[] } else { &["--skip", "python_torch"] };
+    let args = [&["test"], &BUILD[..], &targets, &["--", "--ignored"], skipped].concat();
     sh::run("tests with the Python peer", cargo(&args).env("AVP_PYTHON", &python))?;
     conform(&python.display().to_string())
 }

@@ -5,6 +5,9 @@ mod latent;
 mod layers;
 mod rotations;
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
 use avp_backend::BackendError;
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -54,6 +57,8 @@ pub(crate) struct Decoder {
     layers: Vec<Layer>,
     norm: RmsNorm,
     rotations: Rotations,
+    #[cfg(feature = "cuda")]
+    transfers: Option<Arc<crate::cuda::Transfers>>,
 }
 
 impl Decoder {
@@ -75,8 +80,25 @@ impl Decoder {
         weights.finish(|name| {
             name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight")
         })?;
+        #[cfg(feature = "cuda")]
+        let transfers = match device {
+            Device::Cuda(device) => Some(Arc::new(crate::cuda::Transfers::new(device).map_err(engine)?)),
+            _ => None,
+        };
         let (device, rotations) = (device.clone(), Rotations::default());
-        Ok(Self { device, config, dtype, activations, embed, head, layers, norm, rotations })
+        Ok(Self {
+            device,
+            config,
+            dtype,
+            activations,
+            embed,
+            head,
+            layers,
+            norm,
+            rotations,
+            #[cfg(feature = "cuda")]
+            transfers,
+        })
     }
 
     /// Bytes of the layers' matrices and of the output head.
@@ -99,6 +121,8 @@ impl Decoder {
             head_dim: self.config.head_dim,
             dtype: self.dtype,
             device: self.device.clone(),
+            #[cfg(feature = "cuda")]
+            transfers: self.transfers.clone(),
         };
         KvCache::new(shape, capacity).map_err(engine)
     }

@@ -1,7 +1,5 @@
 //! Requests over HTTP to an agent that serves (docs/spec/http.md, 6), as a client makes them that knows no connections.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -19,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use common::{agent, start};
+use crate::common::{agent, start};
 
 const URL: &str = "http://127.0.0.1:0";
 

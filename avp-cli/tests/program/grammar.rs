@@ -1,10 +1,8 @@
 //! `avp generate --grammar`.
 
-mod common;
-
 use std::fs;
 
-use common::{avp, names, refused};
+use crate::common::{avp, names, refused};
 use tempfile::tempdir;
 
 const ASK: &str = "Notes: Homes: Finn Madrid, Dora Porto. Where does Finn live?";
@@ -33,15 +31,15 @@ fn the_text_obeys_the_grammar_on_every_engine() {
     let file = folder.path().join("home.gbnf");
     fs::write(&file, "root ::= \"Dora \" city \".\"\ncity ::= \"Porto\" | \"Paris\"\n").unwrap();
     let file = file.to_str().unwrap();
-    let mut models = vec![common::models().join("avp-demo-qwen2-s")];
+    let mut models = vec![crate::common::models().join("avp-demo-qwen2-s")];
     if cfg!(feature = "llamacpp") {
-        models.push(common::models().join("gguf/avp-demo-qwen2-m-f16.gguf"));
+        models.push(crate::common::models().join("gguf/avp-demo-qwen2-m-f16.gguf"));
     }
     for (model, temperature) in models.iter().flat_map(|model| [(model, "0"), (model, "1.5")]) {
         let model = model.to_str().unwrap();
         let args =
             ["generate", "--model", model, "--prompt", ASK, "--temperature", temperature, "--grammar", file];
-        let reply = common::json(args);
+        let reply = crate::common::json(args);
         let text = reply["text"].as_str().unwrap();
         assert!(["Dora Porto.", "Dora Paris."].contains(&text), "{reply}");
         assert_eq!(reply["stop"], "token");

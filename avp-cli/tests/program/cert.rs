@@ -1,13 +1,11 @@
 //! `avp cert`: the files that it writes, and the command lines that it prints.
 
-mod common;
-
 use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Server, avp, cache_dir, error_line, json, models, names, refused};
+use crate::common::{Server, avp, cache_dir, error_line, json, models, names, refused};
 use serde_json::Value;
 use tempfile::tempdir;
 

@@ -1,18 +1,16 @@
 //! A handover loses nothing: tokens are those of one process that thinks and writes itself.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::{
+    MODELS, Question, Server, backend, cache_dir, greedy, greedy_args, json, pool, questions, tokens,
+};
 use avp::{
     Agent, Ask, Backend, Context, ContextStamp, Frame, GenerateOptions, Generation, Handover, KvDtype,
     OutgoingContext, Peer, Prompt, SamplingOptions, ThinkOptions, TransportOptions, ext, generate,
     read_frame, think,
-};
-use common::{
-    MODELS, Question, Server, backend, cache_dir, greedy, greedy_args, json, pool, questions, tokens,
 };
 use tempfile::tempdir;
 

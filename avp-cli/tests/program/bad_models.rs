@@ -1,11 +1,9 @@
 //! A model folder that lacks a file or lies: one line that names the file and what is wrong, and no panic.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{listing, models, names, refused, think};
+use crate::common::{listing, models, names, refused, think};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 

@@ -1,9 +1,7 @@
 //! The demo as a newcomer runs it: a second process, three ways to answer, and the promise of identical tokens.
 
-mod common;
-
+use crate::common::{avp, json, names, refused};
 use avp::transport::Scheme;
-use common::{avp, json, names, refused};
 use serde_json::Value;
 
 fn number(value: &Value) -> f64 {

@@ -1,17 +1,15 @@
 //! Whatever is wrong: one line that names it and says what to do, an exit code, and no file left behind.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use avp::{Frame, KvHeader, ext};
-use avp_wire::{Compression, DType, EncodeOptions, Limits};
-use common::{
+use crate::common::{
     NOTES, Server, avp, context, error_line, greedy_args, json, listing, models, names, refused, think,
     tokens,
 };
+use avp::{Frame, KvHeader, ext};
+use avp_wire::{Compression, DType, EncodeOptions, Limits};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -210,7 +208,7 @@ fn a_disk_that_fills_up_leaves_no_partial_file_and_the_old_one_as_it_was() {
         let mut command = Command::new("sh");
         command.args(["-c", r#"trap "" XFSZ; ulimit -f 8; exec "$0" "$@""#, env!("CARGO_BIN_EXE_avp")]);
         let think = think(MODEL, NOTES, out);
-        command.args(think.get_args()).env("AVP_CACHE_DIR", common::cache_dir());
+        command.args(think.get_args()).env("AVP_CACHE_DIR", crate::common::cache_dir());
         refused(&mut command)
     };
     names(&small(&out), &["out.avp", "space"]);

@@ -1,11 +1,9 @@
 //! One model's answer in another model, as a user sees it: hidden states in files, `ask` that finds out by itself what to send, and
 //! the demo.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{MODELS, Server, avp, json, models, names, refused};
+use crate::common::{MODELS, Server, avp, json, models, names, refused};
 use serde_json::Value;
 
 /// A question that its reader answers in one word, and what it is asked about.

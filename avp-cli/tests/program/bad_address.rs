@@ -1,13 +1,11 @@
 //! Addresses that are none, and whoever is behind those that are.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Server, avp, context, greedy_args, json, names, refused, tokens};
+use crate::common::{Server, avp, context, greedy_args, json, names, refused, tokens};
 use tempfile::tempdir;
 
 const MODEL: &str = "avp-demo-qwen2-s";

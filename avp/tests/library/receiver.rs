@@ -1,7 +1,5 @@
 //! Contexts in slabs, into files.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use avp::{
@@ -12,8 +10,8 @@ use avp_wire::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use common::delivery::{Delivery, alone, ask, connect, outgoing, thought};
-use common::{LONG, agent};
+use crate::common::delivery::{Delivery, alone, ask, connect, outgoing, thought};
+use crate::common::{LONG, agent};
 
 type Received = mpsc::UnboundedReceiver<ReceiveEvent>;
 

@@ -2,15 +2,10 @@
 //!
 //! `cargo xtask interop --torch` runs these with the interpreter of an environment that it makes.
 
-mod common;
-#[allow(dead_code, reason = "this test uses a part")]
-#[path = "../../tests/tests/common/python.rs"]
-mod python;
-
 use std::path::Path;
 
-use common::{MODELS, Question, json, models, questions, tokens};
-use python::Python;
+use crate::common::{MODELS, Question, json, models, questions, tokens};
+use crate::python::Python;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 

@@ -1,13 +1,11 @@
 //! `avp map`: maps between the demo models, and everything that is not one.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::{avp, backend, json, listing, names, refused};
 use avp::{Backend, KvDtype, MapFolder, MapProjection, ProjectionMap, SharedTokens};
-use common::{avp, backend, json, listing, names, refused};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
@@ -149,7 +147,10 @@ fn a_write_that_is_interrupted_leaves_nothing_and_the_old_map_as_it_was() {
         // Files beyond 2 or 4 KiB are refused, as on a full disk; the signal that comes with it is not.
         let mut command = Command::new("sh");
         command.args(["-c", r#"trap "" XFSZ; ulimit -f 4; exec "$0" "$@""#, env!("CARGO_BIN_EXE_avp")]);
-        command.args(make(dir.path(), SMALL, LLAMA)).arg("--force").env("AVP_CACHE_DIR", common::cache_dir());
+        command
+            .args(make(dir.path(), SMALL, LLAMA))
+            .arg("--force")
+            .env("AVP_CACHE_DIR", crate::common::cache_dir());
         refused(&mut command)
     };
     names(&interrupted(), &["avp-map"]);
@@ -218,7 +219,7 @@ fn a_linear_map_is_taken_from_a_file_that_fits() {
         ("missing".to_owned(), "no such file"),
     ];
     for (path, fault) in wrong {
-        names(&common::error_line(&linear(&path)), &["--linear", &path, fault]);
+        names(&crate::common::error_line(&linear(&path)), &["--linear", &path, fault]);
     }
     assert!(!maps.exists());
     assert!(linear(&matrix("whole", [96, 128], 0.5)).status.success());
@@ -254,7 +255,7 @@ fn a_map_over_tokens_serves_a_session_and_a_linear_one_this_process() {
     let dir = tempdir().unwrap();
     json(make(dir.path(), SMALL, LLAMA));
     let maps = ["--map-dir", dir.path().to_str().unwrap()];
-    let server = common::Server::start(LLAMA, &[]);
+    let server = crate::common::Server::start(LLAMA, &[]);
     let notes = "Notes: Homes: Ann Oslo, Bob Rome.\nAnswer in one word. Where does Bob live?";
     let question = "Answer in one word. Where does Bob live?";
     let ask = ["ask", "--to", &server.url, "--model", SMALL, "--think", notes, "--prompt", question];

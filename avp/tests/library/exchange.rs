@@ -1,7 +1,5 @@
 //! What agents say to one another in a session, frame by frame (docs/spec/exchange.md).
 
-mod common;
-
 use avp::{
     Ask, AskError, BufferPool, ContextStamp, GenerateOptions, Handover, OutgoingContext, Peer, Prompt,
     ServeOptions, TransportOptions,
@@ -14,7 +12,7 @@ use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata, Mode, PayloadType};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use common::{LONG, Raw, agent, question, start};
+use crate::common::{LONG, Raw, agent, question, start};
 
 /// Says a frame of `kind` in a session and gives the code of the refusal.
 async fn refusal(raw: &mut Raw, frame: Frame, kind: &str) -> Option<ErrorCode> {

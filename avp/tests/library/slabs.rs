@@ -2,8 +2,6 @@
 
 #![allow(clippy::single_range_in_vec_init)]
 
-mod common;
-
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -17,8 +15,8 @@ use avp_wire::{EncodeOptions, ErrorCode, ext};
 use serde_json::json;
 use tokio::time::timeout;
 
-use common::delivery::{Delivery, alone, ask, connect, outgoing, thought};
-use common::{LONG, agent, question, start};
+use crate::common::delivery::{Delivery, alone, ask, connect, outgoing, thought};
+use crate::common::{LONG, agent, question, start};
 
 // spec: exchange 3.1, slabs 2.7, slabs 8.1, slabs 8.4
 #[tokio::test]

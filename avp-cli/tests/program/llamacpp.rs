@@ -1,15 +1,12 @@
 //! GGUF files and Ollama's models, run as others are, and from one engine to the other.
-#![cfg(feature = "llamacpp")]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::thread;
 
-use common::gguf::{Ollama, changed, gguf};
-use common::{Question, Server, avp, greedy_args, json, questions, tokens};
+use crate::common::gguf::{Ollama, changed, gguf};
+use crate::common::{Question, Server, avp, greedy_args, json, questions, tokens};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -163,7 +160,7 @@ fn ollamas_server_is_asked_to_let_go_of_its_copy_and_need_not() {
     let folder = tempdir().unwrap();
     let out = folder.path().join("out.avp");
     let think = |server: &str| {
-        let mut command = common::think("ollama:demo:q8", "Notes", &out);
+        let mut command = crate::common::think("ollama:demo:q8", "Notes", &out);
         command.arg("--ollama-unload").env("OLLAMA_MODELS", ollama.path()).env("OLLAMA_HOST", server);
         let output = command.output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();

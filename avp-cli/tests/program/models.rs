@@ -1,11 +1,9 @@
 //! `avp models` lists what is here of every kind, whether or not this build runs it.
 
-mod common;
-
 use std::fs;
 
-use common::gguf::{Ollama, changed, gguf};
-use common::{avp, json, models};
+use crate::common::gguf::{Ollama, changed, gguf};
+use crate::common::{avp, json, models};
 use serde_json::Value;
 use tempfile::tempdir;
 

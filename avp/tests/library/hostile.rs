@@ -1,7 +1,5 @@
 //! What a hostile peer cannot do to an agent that serves.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use avp_wire::{Compression, EncodeOptions, ErrorCode, Frame, KvDtype, KvHeader, 
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use common::{Raw, agent, delivery, start};
+use crate::common::{Raw, agent, delivery, start};
 
 async fn connect(url: &str) -> Peer {
     Peer::connect(url, agent().hello(), &TransportOptions::default()).await.unwrap()

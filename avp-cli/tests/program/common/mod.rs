@@ -1,7 +1,5 @@
 //! The real `avp` binary, run as a user runs it.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 pub(crate) mod gguf;
 
 use std::ffi::OsStr;

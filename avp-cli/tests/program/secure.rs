@@ -1,7 +1,5 @@
 //! Servers with certificates and tokens: whoever is not let in is told in one line what to do about it.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::common::{Server, avp, json, names, refused, think};
 use avp::transport::tls::DevCa;
 use avp::{Peer, TransportOptions};
-use common::{Server, avp, json, names, refused, think};
 use tempfile::{TempDir, tempdir};
 
 const MODEL: &str = "avp-demo-qwen2-s";

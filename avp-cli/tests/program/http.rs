@@ -1,12 +1,10 @@
 //! `avp serve` at an HTTP address: requests, connections and what is counted, at one port.
 
-mod common;
-
+use crate::common::{Server, greedy_args, json, questions, tokens};
 use avp::transport::tls::DevCa;
 use avp::transport::{HttpAnswer, HttpClient, Incompatible, TlsAuthorities, Token, TransportError};
 use avp::{TransportOptions, TransportUrl};
 use avp_handshake::TextMessage;
-use common::{Server, greedy_args, json, questions, tokens};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +18,7 @@ fn client(server: &Server, options: TransportOptions) -> HttpClient {
 }
 
 fn question(prompt: &str) -> TextMessage {
-    let generate = json!({ "max_tokens": common::MAX_TOKENS, "temperature": 0 });
+    let generate = json!({ "max_tokens": crate::common::MAX_TOKENS, "temperature": 0 });
     let extra = [("generate".to_owned(), generate)].into_iter().collect();
     TextMessage { content: prompt.to_owned(), extra, ..TextMessage::default() }
 }

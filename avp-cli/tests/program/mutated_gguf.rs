@@ -1,16 +1,13 @@
 //! 200 damaged GGUF files, each loaded as `avp` loads what it has not seen before: tried by another process first. Each is an
 //! error or a model that works, never the end of this process.
-#![cfg(feature = "llamacpp")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::gguf::gguf;
 use avp::gguf::GgufFile;
 use avp::{Backend, ModelOptions, Probe, load_backend};
-use common::gguf::gguf;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

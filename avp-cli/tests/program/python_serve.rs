@@ -2,17 +2,12 @@
 //!
 //! `cargo xtask interop` runs these with the interpreter of an environment that it makes.
 
-mod common;
-#[allow(dead_code, reason = "this test uses a part")]
-#[path = "../../tests/tests/common/python.rs"]
-mod python;
-
 use std::path::Path;
 
+use crate::common::{MAX_TOKENS, Question, Server, greedy_args, json, models, questions, think, tokens};
+use crate::python::Python;
 use avp::transport::tls::DevCa;
 use avp::{ModelOptions, describe_model};
-use common::{MAX_TOKENS, Question, Server, greedy_args, json, models, questions, think, tokens};
-use python::Python;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 

@@ -1,7 +1,5 @@
 //! Handing over to a model of another kind (docs/spec/exchange.md, 6 to 8).
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,9 +18,9 @@ use avp_wire::vocabulary::{HashedToken, TokenHashes, VocabularyError};
 use avp_wire::{Bytes, Distribution, EncodeOptions, ErrorCode, Frame, Metadata, Mode, ext};
 use serde_json::{Value, json};
 
-use common::{Raw, question, start};
+use crate::common::{Raw, question, start};
 
-/// A model whose tokens are those of [`common::agent`]'s, and nothing else.
+/// A model whose tokens are those of [`crate::common::agent`]'s, and nothing else.
 fn other(window: usize) -> Agent {
     let input = (0..256 * 12).map(|i| ((i * 5) % 11) as f32 - 5.0).collect();
     let tables = MatrixTables { hidden_dim: 12, input, output: None };
@@ -59,7 +57,7 @@ async fn connect(agent: &Agent, url: &str) -> Peer {
 #[tokio::test]
 async fn what_a_model_would_say_reaches_one_of_another_kind_as_in_one_process() {
     let (url, _stop) = start("avp+mem:another", ServeOptions::default()).await;
-    let (source, target) = (other(512), common::agent());
+    let (source, target) = (other(512), crate::common::agent());
     let mut peer = connect(&source, &url).await;
     assert_eq!(peer.resolution().path, ResolutionPath::JsonFallback);
     for steps in [0, 3] {
@@ -87,7 +85,7 @@ async fn what_a_model_would_say_reaches_one_of_another_kind_as_in_one_process() 
 async fn where_the_gate_says_text_it_is_text_and_the_receiver_sees_why() {
     let served: Arc<Mutex<Vec<Served>>> = Arc::default();
     let seen = Arc::clone(&served);
-    let server = serve(common::agent(), "avp+mem:gate", ServeOptions::default(), move |s| {
+    let server = serve(crate::common::agent(), "avp+mem:gate", ServeOptions::default(), move |s| {
         seen.lock().unwrap().push(s.clone())
     });
     let server = server.await.unwrap();
@@ -157,7 +155,7 @@ async fn a_vocabulary_that_is_not_the_announced_one_is_an_error_and_the_session_
     let listener = listen(&url, &TransportOptions::default()).await.unwrap();
     let lying = tokio::spawn(async move {
         let mut connection = listener.accept().await.unwrap();
-        let mut hello = common::agent().hello();
+        let mut hello = crate::common::agent().hello();
         let claim = VocabularyClaim { fingerprint: Fingerprint::from_bytes([7; 32]), rows: 256 };
         let announced = Capabilities::from_hello(&hello).unwrap().unwrap();
         Capabilities { vocabulary: Some(claim), ..announced }.announce(&mut hello);
@@ -189,7 +187,7 @@ async fn a_peer_that_takes_no_distributions_gets_text() {
     let listener = listen(&url, &TransportOptions::default()).await.unwrap();
     tokio::spawn(async move {
         let mut connection = listener.accept().await.unwrap();
-        let mut hello = common::agent().hello();
+        let mut hello = crate::common::agent().hello();
         Capabilities { keys: vec![ext::KIND.into()], ..Capabilities::default() }.announce(&mut hello);
         let config = NegotiatorConfig::new(hello, connection.peer_id());
         negotiate_server(&mut connection, config).await.unwrap();
@@ -279,7 +277,8 @@ async fn a_session_is_given_the_vocabulary_a_few_times_and_no_more() {
         let reply = raw.receive().await;
         if round < 4 {
             let own = TokenHashes::decode(&reply.payload).unwrap().fingerprint();
-            let announced = Capabilities::from_hello(&common::agent().hello()).unwrap().unwrap().vocabulary;
+            let announced =
+                Capabilities::from_hello(&crate::common::agent().hello()).unwrap().unwrap().vocabulary;
             assert_eq!(announced.unwrap().fingerprint, Fingerprint::from_bytes(own));
         } else {
             assert_eq!(Reject::from_frame(&reply).unwrap().code, Some(ErrorCode::Busy));
@@ -319,7 +318,7 @@ async fn what_distributions_are_worth_is_told_and_nonsense_about_it_refused() {
 
 #[tokio::test]
 async fn hidden_states_of_another_model_are_refused_before_anything_is_sent() {
-    let context = common::agent().think(Prompt::Raw("x".into()), None, 1).await.unwrap();
+    let context = crate::common::agent().think(Prompt::Raw("x".into()), None, 1).await.unwrap();
     let states = context.hidden().unwrap().clone();
     assert!(OutgoingHidden::new(&other(512), states, VerificationPolicy::default()).is_err());
 }
@@ -343,7 +342,7 @@ async fn what_a_projection_is_worth_is_measured_once_for_a_pair() {
 async fn what_a_map_was_found_to_be_worth_is_not_measured_again() {
     let folder = tempfile::tempdir().unwrap();
     let (url, _stop) = start("avp+mem:worth-of-map", ServeOptions::default()).await;
-    let (source, target) = (other(512), common::agent());
+    let (source, target) = (other(512), crate::common::agent());
     let mut map = ProjectionMap::between(source.backend().as_ref(), target.backend().as_ref()).unwrap();
     map.validation = Some(Validation { cosine: 0.125, perplexity: None });
     let maps = || MapFolder::new(folder.path().join("maps"));

@@ -1,12 +1,10 @@
 //! GGUF and Ollama references that cannot be used: one line that names what is wrong and what to do, in either build.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::gguf::{Ollama, changed, gguf};
-use common::{NOTES, avp, names, refused, think};
+use crate::common::gguf::{Ollama, changed, gguf};
+use crate::common::{NOTES, avp, names, refused, think};
 use tempfile::tempdir;
 
 const RUNS: bool = cfg!(feature = "llamacpp");

@@ -1,16 +1,14 @@
 //! What a hostile server, model or context file cannot make of `avp`.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
 use std::thread;
 
+use crate::common::{avp, error_line, models};
 use avp::{Frame, ext};
 use avp_wire::{EncodeOptions, Metadata, Mode};
-use common::{avp, error_line, models};
 use tempfile::tempdir;
 
 const ESCAPES: &str = "\u{1b}[31mred\u{1b}]0;title\u{7}\r\nnext \u{9b}31m\u{8}";

@@ -1,7 +1,5 @@
 //! A small agent that serves, and a session with it in which any frame can be said.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 pub(crate) mod delivery;
 
 use std::sync::Arc;

@@ -1,0 +1,10 @@
+//! Agents as an application links them. One binary for all, because each would link all engines anew.
+
+mod common;
+mod cross_model;
+mod exchange;
+mod hostile;
+mod http;
+mod receiver;
+mod sessions;
+mod slabs;
