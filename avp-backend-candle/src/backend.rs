@@ -20,7 +20,7 @@ use crate::fingerprint;
 use crate::folder::{ChatFiles, required};
 use crate::options::{Device, LoadOptions};
 use crate::sequence::CandleSequence;
-use crate::shape::{self, Shape};
+use crate::shape::{Shape, TOKENIZER};
 use crate::vocabulary;
 use crate::weights::{Shards, Weights};
 
@@ -90,7 +90,7 @@ impl CandleBackend {
         let device = open_device(options.device)?;
         let (path, json) = (Path::new(shape.name()), shape.config().to_string().into_bytes());
         let config = DecoderConfig::parse(path, &parse_object(path, &json)?)?;
-        let codec = HfCodec::parse(path, shape::tokenizer().to_string().into_bytes())?;
+        let codec = HfCodec::parse(path, TOKENIZER.into())?;
         let mut identity = identity(path, &json, &config, &codec)?;
         identity.model_id = options.model_id.clone().unwrap_or_else(|| shape.name().to_owned());
         let dtype = options.dtype.unwrap_or(KvDtype::F32);
@@ -120,7 +120,7 @@ impl CandleBackend {
     }
 
     /// Bytes a second at which the memory that holds the weights is read, or on a GPU copied within it (bytes read and bytes
-    /// written): what bounds a decode step. Takes 1 GiB for a moment.
+    /// written): what bounds a decode step. Takes 1 GiB for a moment, on a GPU 2.
     ///
     /// # Errors
     /// If there is no memory for it.

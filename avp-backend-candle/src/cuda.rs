@@ -13,8 +13,8 @@ use rayon::prelude::*;
 
 /// Tensors that are on their way to the host at once.
 const UNDER_WAY: usize = 3;
-/// Pinned buffers that are kept; what is more goes back to the system.
-const KEPT: usize = 8;
+/// Bytes of pinned buffers that are kept; what is more goes back to the system.
+const KEPT: usize = 256 << 20;
 /// Bytes that one task copies within the host.
 const TASK: usize = 1 << 20;
 
@@ -144,11 +144,16 @@ impl Transfers {
     }
 
     fn give_back(&self, buffer: PinnedHostSlice<u8>) {
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffers.len() == KEPT {
-            buffers.remove(0);
+        let mut dropped = Vec::new();
+        {
+            let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+            buffers.push(buffer);
+            while buffers.iter().map(PinnedHostSlice::num_bytes).sum::<usize>() > KEPT {
+                dropped.push(buffers.remove(0));
+            }
         }
-        buffers.push(buffer);
+        // Freeing waits for the device, and nobody else need wait with it.
+        drop(dropped);
     }
 }
 

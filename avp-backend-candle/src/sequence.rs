@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use crate::cache::KvCache;
 use crate::canonical;
-use crate::decoder::{Decoder, DeviceProjection, Keep};
+use crate::decoder::{Decoder, Keep};
 use crate::error::engine;
 
 /// A [`Sequence`] of a [`CandleBackend`](crate::CandleBackend).
@@ -16,15 +16,13 @@ use crate::error::engine;
 pub(crate) struct CandleSequence {
     model: Arc<Decoder>,
     cache: KvCache,
-    /// The projection of the latent steps before, where the model computes.
-    projection: Option<DeviceProjection>,
 }
 
 impl CandleSequence {
     pub(crate) fn new(model: Arc<Decoder>, capacity: usize) -> Result<Self, BackendError> {
         check_window(&model, capacity)?;
         let cache = model.new_cache(capacity)?;
-        Ok(Self { model, cache, projection: None })
+        Ok(Self { model, cache })
     }
 
     /// Makes room for `total` positions; if it must grow, then by half at least, so that appending token by
@@ -88,17 +86,15 @@ impl CandleSequence {
         if expected != got {
             return Err(BackendError::Shape { what: "hidden state", expected, got });
         }
+        if steps == 0 {
+            return Ok(Vec::new());
+        }
         self.grow(self.cache.len().saturating_add(steps))?;
         let start = self.cache.len();
         self.cache.set_len(start);
         let model = Arc::clone(&self.model);
-        let projection = match self.projection.take().filter(|kept| kept.is(projection)) {
-            Some(kept) => kept,
-            None => DeviceProjection::new(projection, &model).map_err(engine)?,
-        };
-        let states = model.latent_steps(hidden, steps, &projection, start, &mut self.cache).map_err(engine);
-        self.projection = Some(projection);
-        states
+        let projection = model.on_device(projection).map_err(engine)?;
+        model.latent_steps(hidden, steps, &projection, start, &mut self.cache).map_err(engine)
     }
 
     /// `input` as layer 0 takes it, `[n, hidden]`.
@@ -202,8 +198,7 @@ impl Sequence for CandleSequence {
     }
 
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError> {
-        let (model, cache) = (Arc::clone(&self.model), self.cache.clone());
-        Ok(Box::new(Self { model, cache, projection: self.projection.clone() }))
+        Ok(Box::new(Self { model: Arc::clone(&self.model), cache: self.cache.clone() }))
     }
 }
 
@@ -225,11 +220,8 @@ mod tests {
             let projection = LatentProjection::for_backend(&backend, None).unwrap();
             let mut sequence = CandleSequence::new(Arc::clone(backend.model()), 4).unwrap();
             let mut hidden = sequence.forward(Input::Tokens(&[1, 5, 3])).unwrap();
-            let mut fork = CandleSequence {
-                model: Arc::clone(&sequence.model),
-                cache: sequence.cache.clone(),
-                projection: None,
-            };
+            let mut fork =
+                CandleSequence { model: Arc::clone(&sequence.model), cache: sequence.cache.clone() };
 
             let states = fork.run_latent(&hidden, 3, &projection).unwrap();
             let states =

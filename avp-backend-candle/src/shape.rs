@@ -79,17 +79,7 @@ fn qwen([hidden, intermediate, layers, heads, kv_heads]: [usize; 5], vocab: usiz
 }
 
 /// A tokenizer that knows one word.
-pub(crate) fn tokenizer() -> Value {
-    json!({
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": null,
-        "pre_tokenizer": null,
-        "post_processor": null,
-        "decoder": null,
-        "model": { "type": "WordLevel", "vocab": { "word": 0 }, "unk_token": "word" },
-    })
-}
+pub(crate) const TOKENIZER: &str = include_str!("one_word_tokenizer.json");
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,5 +105,27 @@ impl FromStr for Shape {
     fn from_str(name: &str) -> Result<Self, UnknownShape> {
         let found = Self::ALL.into_iter().find(|shape| shape.name() == name);
         found.ok_or_else(|| UnknownShape(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::DecoderConfig;
+    use crate::config::json::parse_object;
+
+    #[test]
+    fn every_shape_is_found_by_its_name_and_has_a_config_that_the_engine_takes() {
+        for shape in Shape::ALL {
+            assert_eq!(shape.to_string().parse(), Ok(shape));
+            let path = Path::new(shape.name());
+            let object = parse_object(path, shape.config().to_string().as_bytes()).unwrap();
+            let config = DecoderConfig::parse(path, &object).unwrap();
+            assert_eq!(config.tied, shape == Shape::Qwen25HalfB);
+        }
+        let error = "gpt-2".parse::<Shape>().unwrap_err().to_string();
+        assert!(error.contains("gpt-2") && error.contains("qwen2.5-7b"), "{error}");
     }
 }

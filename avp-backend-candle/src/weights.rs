@@ -128,17 +128,7 @@ impl<'a> Weights<'a> {
         device: &Device,
         progress: Option<ProgressFn>,
     ) -> Result<Self, BackendError> {
-        let mut this = Self {
-            shards: Vec::new(),
-            unread: BTreeMap::new(),
-            read: HashMap::new(),
-            dtype,
-            device: device.clone(),
-            progress,
-            done: 0,
-            total: 0,
-            random: false,
-        };
+        let mut this = Self { progress, random: false, ..Self::random(dtype, device) };
         for (i, (path, bytes)) in shards.0.iter().enumerate() {
             let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
                 invalid(path, format!("is not a whole safetensors file ({e}); download it again"))
@@ -236,26 +226,26 @@ fn random(name: &str, shape: &[usize], dtype: DType, device: &Device) -> candle_
 }
 
 /// An element type that weights are computed in.
-trait Element: candle_core::WithDType + bytemuck::Pod {
+trait Stored: candle_core::WithDType + bytemuck::Pod {
     const STORED: Dtype;
     fn from_f32(value: f32) -> Self;
 }
 
-impl Element for f32 {
+impl Stored for f32 {
     const STORED: Dtype = Dtype::F32;
     fn from_f32(value: f32) -> Self {
         value
     }
 }
 
-impl Element for f16 {
+impl Stored for f16 {
     const STORED: Dtype = Dtype::F16;
     fn from_f32(value: f32) -> Self {
         Self::from_f32(value)
     }
 }
 
-impl Element for bf16 {
+impl Stored for bf16 {
     const STORED: Dtype = Dtype::BF16;
     fn from_f32(value: f32) -> Self {
         Self::from_f32(value)
@@ -263,7 +253,7 @@ impl Element for bf16 {
 }
 
 /// The tensor of a view, or nothing if its type is not supported.
-fn tensor<T: Element>(view: &TensorView<'_>, shape: &[usize]) -> Option<candle_core::Result<Tensor>> {
+fn tensor<T: Stored>(view: &TensorView<'_>, shape: &[usize]) -> Option<candle_core::Result<Tensor>> {
     let bytes = view.data();
     let values: Vec<T> = match view.dtype() {
         same if same == T::STORED => copy(bytes),
@@ -275,7 +265,7 @@ fn tensor<T: Element>(view: &TensorView<'_>, shape: &[usize]) -> Option<candle_c
     Some(Tensor::from_vec(values, shape, &Device::Cpu))
 }
 
-fn copy<T: Element>(bytes: &[u8]) -> Vec<T> {
+fn copy<T: Stored>(bytes: &[u8]) -> Vec<T> {
     let mut out = vec![T::zero(); bytes.len() / size_of::<T>()];
     // All threads copy: most of the time goes to pages that are touched for the first time.
     let block = CONVERT_BLOCK * size_of::<T>();
@@ -289,7 +279,7 @@ fn copy<T: Element>(bytes: &[u8]) -> Vec<T> {
     out
 }
 
-fn convert<T: Element, const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> T + Sync) -> Vec<T> {
+fn convert<T: Stored, const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> T + Sync) -> Vec<T> {
     let (elements, _) = bytes.as_chunks::<N>();
     let mut out = vec![T::zero(); elements.len()];
     out.par_chunks_mut(CONVERT_BLOCK).zip(elements.par_chunks(CONVERT_BLOCK)).for_each(|(out, block)| {

@@ -20,7 +20,8 @@ impl Exponentials {
     /// [`NonFinite`] if a logit is NaN or infinite, or if there is none.
     pub(crate) fn of(logits: &[f32], temperature: f32) -> Result<Self, NonFinite> {
         let max = Arch::new().dispatch(|| largest(logits)).ok_or(NonFinite)?;
-        let inverse = 1.0 / temperature;
+        // Of a temperature next to 0 that would be infinite, and the largest logit's exponential NaN.
+        let inverse = (1.0 / temperature).min(f32::MAX);
         let mut values = vec![0f32; logits.len()];
         let total = Arch::new().dispatch(|| exponentials(logits, max, inverse, &mut values));
         Ok(Self { values, total })
@@ -65,10 +66,11 @@ fn exponentials(logits: &[f32], max: f32, inverse: f32, out: &mut [f32]) -> f64 
     total
 }
 
-/// `e^x` of a value that is not positive, within two units in the last place; 0 where the result would be subnormal, and NaN of NaN.
+/// `e^x` of a value that is not positive, within two units in the last place; 0 from -87 down, shortly before results become subnormal,
+/// and NaN of NaN.
 ///
-/// Without branches or calls, so that a loop over many values becomes one over vector registers; for engines. `x` is split into a multiple of ln 2 and a rest of at most half of it, whose exponential is a polynomial with the coefficients
-/// of Cephes' `expf`.
+/// Without branches or calls, so that a loop over many values becomes one over vector registers; for engines. `x` is split into a
+/// multiple of ln 2 and a rest of at most half of it, whose exponential is a polynomial with the coefficients of Cephes' `expf`.
 #[must_use]
 #[inline(always)]
 pub fn exp_of_nonpositive(x: f32) -> f32 {

@@ -55,7 +55,9 @@ pub use project::{
     validation_texts, validation_texts_hash, vocabulary_mediated, vocabulary_overlap,
 };
 pub use prompt::{ChatMessage, Prompt, PromptError, render_chat_template};
-pub use realign::{LatentProjection, LinearMap, ProjectionError, left_out_bound, scale_to_norm};
+pub use realign::{
+    LatentProjection, LinearMap, ProjectionError, SMALLEST_NORM, left_out_bound, scale_to_norm,
+};
 pub use sample::SamplingOptions;
 pub use stream::TextStream;
 pub use think::{Progress, ThinkError, ThinkOptions, think};

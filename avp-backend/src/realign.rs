@@ -18,8 +18,8 @@ use crate::{Backend, BackendError, MapError, NonFinite, RealignmentProducts, Sof
 
 /// Ridge term of the regression.
 const LAMBDA: f64 = 1e-5;
-/// Norms below this are taken as this, so that a zero vector stays zero.
-const SMALLEST_NORM: f32 = 1e-6;
+/// Norms below this are taken as this where a vector is scaled to a norm, so that a zero vector stays zero.
+pub const SMALLEST_NORM: f32 = 1e-6;
 
 /// How a model's hidden states become input embeddings.
 #[derive(Clone, Debug)]

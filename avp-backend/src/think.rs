@@ -131,17 +131,23 @@ pub fn think(
         let mut done = 0;
         while done < options.steps {
             let group = LATENT_GROUP.min(options.steps - done);
-            let computed = match sequence.latent_steps(&hidden, group, &projection)? {
-                Some(computed) => computed,
-                None => latent_step(backend, sequence.as_mut(), &hidden, &projection, done + 1)?,
+            let (computed, steps) = match sequence.latent_steps(&hidden, group, &projection)? {
+                Some(computed) => (computed, group),
+                None => (latent_step(backend, sequence.as_mut(), &hidden, &projection, done + 1)?, 1),
             };
+            let (expected, got) = (steps * hidden.len(), computed.len());
+            if expected != got {
+                return Err(
+                    BackendError::Shape { what: "hidden states of latent steps", expected, got }.into()
+                );
+            }
             for state in computed.chunks_exact(hidden.len()) {
                 done += 1;
                 check_finite(state, done)?;
                 progress(Progress::Latent { done, total: options.steps });
             }
-            let last = computed.len() - hidden.len();
-            hidden.copy_from_slice(&computed[last..]);
+            let before_last = got - hidden.len();
+            hidden.copy_from_slice(&computed[before_last..]);
             if keeps_hidden {
                 rows.extend_from_slice(&computed);
             }

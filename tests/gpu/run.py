@@ -7,7 +7,7 @@ transformers, and a driver. Prints a short table last and writes JSON.
 
 Correctness, on the demo models: hidden states and logits of the GPU beside those of the processor, the same greedy answers,
 contexts that go from one to the other and back, a handover on the GPU token for token. Speed: `avp bench` of three shapes, and
-beside the largest of them the same latent steps by transformers with the Python SDK's projection.
+beside each the same latent steps by transformers with the Python SDK's projection.
 """
 
 import argparse
@@ -31,10 +31,15 @@ STEPS = 20
 def main():
     args = arguments()
     run = Run(args)
-    checks = run.correctness()
-    bench = {} if args.no_bench else run.bench()
+    checks, bench = [], {}
     result = {"gpu": run.gpu, "avp": run.version, "checks": checks, "bench": bench}
-    pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+    # Written as it grows: such machines are lent for minutes.
+    for check in run.correctness():
+        checks.append(check)
+        write(args.json, result)
+    for shape, figures in () if args.no_bench else run.bench():
+        bench[shape] = figures
+        write(args.json, result)
     print()
     for check in checks:
         print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']} (asked: {check['asked']})")
@@ -44,6 +49,10 @@ def main():
             print(f"     {shape}: {figure['name']}: {figure['value']:.2f} {figure['unit']}{share}")
     print(f"written to {args.json}")
     return 0 if all(check["ok"] for check in checks) else 1
+
+
+def write(path, result):
+    pathlib.Path(path).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def arguments():
@@ -83,24 +92,26 @@ class Run:
     # Correctness
 
     def correctness(self):
-        checks = []
         for model in MODELS:
             path = self.args.models / model
-            logits = {
-                (device, dtype): self.logits(path, device, dtype)
-                for device, dtype in [("cpu", "f32"), ("gpu", "f32"), ("gpu", "bf16")]
-            }
-            exact = logits["cpu", "f32"]
-            difference = float((logits["gpu", "f32"] - exact).abs().max())
-            checks.append(check(f"{model}, logits in f32", difference <= 1e-3, f"{difference:.1e}", "1e-3 at most"))
-            cosine = cosine_of(logits["gpu", "bf16"], exact)
-            checks.append(check(f"{model}, logits in bf16", cosine >= 0.999, f"cosine {cosine:.5f}", "0.999 at least"))
-            for dtype, asked in [("f32", QUESTIONS), ("bf16", 98)]:
-                same = self.same_answers(path, dtype)
-                checks.append(check(f"{model}, greedy answers in {dtype}", same >= asked, f"{same} of {QUESTIONS}", asked))
-            checks += self.contexts(path, model)
-            checks.append(self.handover(path, model))
-        return checks
+            for part in (self.logit_checks, self.answer_checks, self.contexts, self.handover):
+                try:
+                    yield from part(path, model)
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    yield check(f"{model}, {part.__name__}", False, error, "an answer")
+
+    def logit_checks(self, path, name):
+        exact = self.logits(path, "cpu", "f32")
+        difference = float((self.logits(path, "gpu", "f32") - exact).abs().max())
+        yield check(f"{name}, logits in f32", difference <= 1e-3, f"{difference:.1e}", "1e-3 at most")
+        cosine = cosine_of(self.logits(path, "gpu", "bf16"), exact)
+        yield check(f"{name}, logits in bf16", cosine >= 0.999, f"cosine {cosine:.5f}", "0.999 at least")
+
+    def answer_checks(self, path, name):
+        exact = self.answers(path, "cpu", "f32")
+        for dtype, asked in [("f32", QUESTIONS), ("bf16", 98)]:
+            same = sum(a == b for a, b in zip(self.answers(path, "gpu", dtype), exact))
+            yield check(f"{name}, greedy answers in {dtype}", same >= asked, f"{same} of {QUESTIONS}", asked)
 
     def logits(self, model, device, dtype):
         """Of the last position of the prompt, from the hidden state that the program writes."""
@@ -115,16 +126,12 @@ class Run:
         hidden = torch.frombuffer(bytearray(file.read_bytes()[-4 * head.shape[1]:]), dtype=torch.float32)
         return head @ hidden
 
-    def same_answers(self, model, dtype):
-        def answers(device, dtype):
-            found = self.avp("demo", "--model", model, *self.on(device, dtype), "--questions", QUESTIONS)
-            return [question["direct"]["answer"] for question in found["questions"]]
-
-        return sum(a == b for a, b in zip(answers("gpu", dtype), answers("cpu", "f32")))
+    def answers(self, model, device, dtype):
+        found = self.avp("demo", "--model", model, *self.on(device, dtype), "--questions", QUESTIONS)
+        return [question["direct"]["answer"] for question in found["questions"]]
 
     def contexts(self, model, name):
         """Contexts of one device that go on on the other, beside one that stays."""
-        checks = []
         for source, target in [("gpu", "cpu"), ("cpu", "gpu")]:
             texts = []
             for device in (source, target):
@@ -132,34 +139,33 @@ class Run:
                 self.avp("think", "--model", model, *self.on(device, "f32"), "--prompt", PROMPT, "--steps", 2, "-o", file)
                 texts.append(self.avp("generate", "--model", model, *self.on(target, "f32"), "--context", file,
                                       "--prompt", ASK, "--temperature", 0)["text"])
-            checks.append(check(f"{name}, a context of the {source} on the {target}", texts[0] == texts[1], texts[0], texts[1]))
-        return checks
+            yield check(f"{name}, a context of the {source} on the {target}", texts[0] == texts[1], texts[0], texts[1])
 
     def handover(self, model, name):
         found = self.avp("demo", "--model", model, *self.on("gpu", "bf16"), "--questions", QUESTIONS, "--transport", "shm")
         same = sum(question["identical"] for question in found["questions"])
-        return check(f"{name}, handed over on the GPU", same == QUESTIONS, f"{same} of {QUESTIONS} token for token", QUESTIONS)
+        yield check(f"{name}, handed over on the GPU", same == QUESTIONS, f"{same} of {QUESTIONS} token for token", QUESTIONS)
 
     # Speed
 
     def bench(self):
-        found = {}
         for shape in self.args.shapes.split(","):
-            found[shape] = self.avp("bench", "--shape", shape, *self.on("gpu", "bf16"), "--steps", STEPS)["figures"]
             try:
-                seconds = transformers_steps(shape, self.args.device)
+                figures = self.avp("bench", "--shape", shape, *self.on("gpu", "bf16"), "--steps", STEPS)["figures"]
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                print(f"{shape}: {error}", file=sys.stderr)
+                continue
+            try:
+                seconds, projection = transformers_steps(shape, self.args.device)
+                name = f"latent step, of {STEPS}, by transformers and {projection}"
+                figures.append({"name": name, "unit": "ms", "value": seconds / STEPS * 1e3})
             except (ImportError, RuntimeError) as error:
                 print(f"{shape}: transformers did not run: {error}", file=sys.stderr)
-                continue
-            found[shape].append({
-                "name": f"latent step, of {STEPS}, by transformers and the SDK's projection",
-                "unit": "ms", "value": seconds / STEPS * 1e3,
-            })
-        return found
+            yield shape, figures
 
 
 def transformers_steps(shape, device):
-    """Seconds of the latent steps by transformers, with random weights of the same shape."""
+    """Seconds of the latent steps by transformers, with random weights of the same shape, and whose projection they have."""
     import torch
     import transformers
 
@@ -176,9 +182,9 @@ def transformers_steps(shape, device):
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(kind(**sizes)).eval()
     torch.set_default_dtype(torch.float32)
-    project = projection(model, sizes)
+    project, whose = projection(model, sizes)
     times = []
-    with torch.no_grad():
+    with torch.inference_mode():
         for _ in range(4):
             tokens = torch.arange(512, device=device)[None] * 97 % 100_000
             out = model(input_ids=tokens, use_cache=True, output_hidden_states=True)
@@ -190,30 +196,35 @@ def transformers_steps(shape, device):
                             output_hidden_states=True)
             torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    # The next shape needs the memory.
+    del model, out, project
+    torch.cuda.empty_cache()
+    return statistics.median(times[1:]), whose
 
 
 def projection(model, sizes):
-    """The SDK's, where it is installed; else what it computes: on the host through the table for tied models, by a matrix for others."""
+    """The SDK's, where it is installed, else one on the device, and whose it is; by a matrix for untied models."""
     import torch
 
     table = model.get_input_embeddings().weight
     if sizes["tie_word_embeddings"]:
         try:
             from avp.realign import project_to_embedding_space
-
-            return lambda hidden: torch.as_tensor(project_to_embedding_space(hidden, table, temperature=1.0)).to(
-                table.device, table.dtype)
         except ImportError:
-            host = table.detach().float().cpu()
-            return lambda hidden: (torch.softmax(hidden.float().cpu() @ host.T, -1) @ host).to(table.device, table.dtype)
+            return lambda hidden: torch.softmax((hidden @ table.T).float(), -1).to(table.dtype) @ table, "torch's projection"
+
+        def through_vocabulary(hidden):
+            projected = project_to_embedding_space(hidden, table, temperature=1.0)
+            return torch.as_tensor(projected).to(table.device, table.dtype)
+
+        return through_vocabulary, "the SDK's projection"
     matrix = torch.eye(sizes["hidden_size"], device=table.device)
 
     def realign(hidden):
         mapped = hidden.float() @ matrix
         return (mapped / mapped.norm(dim=-1, keepdim=True).clamp(min=1e-6)).to(table.dtype)
 
-    return realign
+    return realign, "a realignment"
 
 
 def gpu():

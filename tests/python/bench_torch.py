@@ -31,7 +31,8 @@ embedding = None
 
 def load(folder, dtype, threads, prompt):
     global model, past, hidden, embedding
-    torch.set_num_threads(threads)
+    if threads == 1:
+        torch.set_num_threads(1)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     out = run(input_ids=torch.tensor([prompt]))
     past, hidden = out.past_key_values, out.hidden_states[-1][:, -1, :]
@@ -39,7 +40,7 @@ def load(folder, dtype, threads, prompt):
 
 
 def run(**inputs):
-    with torch.no_grad():
+    with torch.inference_mode():
         return model(past_key_values=past, use_cache=True, output_hidden_states=True, **inputs)
 
 
@@ -54,23 +55,23 @@ def project(state):
 
 
 def logits():
-    with torch.no_grad():
+    with torch.inference_mode():
         return model.lm_head(hidden)
 
 
 def forward():
     # The base model: a step of ours computes no logits here either.
-    with torch.no_grad():
+    with torch.inference_mode():
         return model.model(inputs_embeds=embedding.unsqueeze(1), past_key_values=past, use_cache=True)
 
 
 def decode():
-    with torch.no_grad():
+    with torch.inference_mode():
         return model(input_ids=torch.tensor([[9906]]), past_key_values=past, use_cache=True).logits
 
 
 def prefill(tokens):
-    with torch.no_grad():
+    with torch.inference_mode():
         return model(input_ids=torch.tensor([tokens]), use_cache=True, logits_to_keep=1).logits
 
 

@@ -25,7 +25,7 @@ nvidia-cuda-nvrtc==13.0.88
 const COMPUTE_CAP: &str = "90";
 /// What the driver's library is called where there is one.
 const DRIVER: &str = "libcuda.so.1";
-/// The packages that have the feature.
+/// What is built.
 const BUILD: [&str; 6] = ["--release", "--package", "avp-cli", "--features", "cuda", "--locked"];
 
 /// `cargo xtask cuda-setup`: the toolkit, where it is not there yet.
@@ -36,23 +36,33 @@ pub(crate) fn setup() -> Result<()> {
 /// `cargo xtask build --cuda`: the program.
 pub(crate) fn build() -> Result<()> {
     run("build with CUDA", &mut with_toolkit(cargo(&[&["build"], &BUILD[..]].concat()))?)?;
-    say(&format!("    {}", output().join("release").join("avp").display()));
+    say(&format!("    {}", program().display()));
+    if given().is_none() {
+        let lib = toolkit()?.join("lib");
+        say(&format!("    it finds the libraries of CUDA 13 with LD_LIBRARY_PATH={}", lib.display()));
+    }
     Ok(())
 }
 
 /// `cargo xtask test --cuda`: that everything compiles and links; and where there is a GPU, that it computes what a processor does.
 pub(crate) fn test() -> Result<()> {
     build()?;
-    let tests = ["test", "--release", "--package", "avp-backend-candle", "--features", "cuda", "--locked"];
     let gpu = command("nvidia-smi", &["-L"]).output().is_ok_and(|output| output.status.success());
-    if gpu {
-        return run("tests on the GPU", &mut with_toolkit(cargo(&tests))?);
+    if !gpu {
+        say(
+            "    not run: nvidia-smi shows no GPU here; tests/gpu/run.py runs what was built on a machine that has one",
+        );
+        return Ok(());
     }
-    run("tests, compiled and linked", &mut with_toolkit(cargo(&[&tests[..], &["--no-run"]].concat()))?)?;
-    say(
-        "    not run: nvidia-smi shows no GPU here; tests/gpu/run.py runs what was built on a machine that has one",
-    );
-    Ok(())
+    let python = venv::python(true)?;
+    let (program, report) = (program().display().to_string(), target().join("cuda").join("gpu.json"));
+    let report = report.display().to_string();
+    let args = ["tests/gpu/run.py", "--avp", &program, "--json", &report, "--no-bench"];
+    run("checks on the GPU", &mut command(python, &args))
+}
+
+fn program() -> PathBuf {
+    output().join("release").join("avp")
 }
 
 /// Builds with CUDA are linked with other flags than those without; apart, neither makes the other start anew.
@@ -60,22 +70,36 @@ fn output() -> PathBuf {
     target().join("cuda").join("target")
 }
 
-/// The toolkit that `command` is to use: that of `CUDA_HOME` if it is set, else the one of wheels.
-fn with_toolkit(mut command: Command) -> Result<Command> {
-    if std::env::var_os("CUDA_HOME").is_none() {
-        let toolkit = toolkit()?;
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let bins = [toolkit.join("bin")].into_iter().chain(std::env::split_paths(&path));
-        command.env("PATH", std::env::join_paths(bins)?);
-        command.env("CUDA_HOME", toolkit);
-        // The stub has no functions: the driver of the machine that runs the program has them.
-        command.env("RUSTFLAGS", "-C link-arg=-Wl,--unresolved-symbols=ignore-all");
+/// `build` with the toolkit that it is to use: that of `CUDA_HOME` if it is set, else the one of wheels.
+fn with_toolkit(mut build: Command) -> Result<Command> {
+    let compiler = command("g++", &["--version"]).output().is_ok_and(|output| output.status.success());
+    ensure!(compiler, "nvcc needs g++: apt-get install g++, then run this again");
+    let given = given();
+    let home = match &given {
+        Some(home) => home.clone(),
+        None => toolkit()?,
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let bins = [home.join("bin")].into_iter().chain(std::env::split_paths(&path));
+    build.env("PATH", std::env::join_paths(bins)?);
+    if given.is_none() {
+        // The stub has no functions: the driver of the machine that runs the program has them. This hides it too if any other
+        // function is missing.
+        let own = std::env::var("RUSTFLAGS").unwrap_or_default();
+        let flags = format!("{own} -C link-arg=-Wl,--unresolved-symbols=ignore-all");
+        build.env("RUSTFLAGS", flags.trim()).env_remove("CARGO_ENCODED_RUSTFLAGS");
     }
+    build.env("CUDA_HOME", home);
     if std::env::var_os("CUDA_COMPUTE_CAP").is_none() {
-        command.env("CUDA_COMPUTE_CAP", COMPUTE_CAP);
+        build.env("CUDA_COMPUTE_CAP", COMPUTE_CAP);
     }
-    command.env("CARGO_TARGET_DIR", output());
-    Ok(command)
+    build.env("CARGO_TARGET_DIR", output());
+    Ok(build)
+}
+
+/// The toolkit that is installed here.
+fn given() -> Option<PathBuf> {
+    std::env::var_os("CUDA_HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
 }
 
 /// The folder of the toolkit, installed or completed first.
@@ -85,7 +109,8 @@ fn toolkit() -> Result<PathBuf> {
     }
     let python = venv::packages(&target().join("cuda"), "wheels", WHEELS)?;
     let lib = python.parent().and_then(Path::parent).context("the interpreter has no folder")?.join("lib");
-    let versions = fs::read_dir(&lib)?.flatten().map(|entry| entry.path());
+    let versions =
+        fs::read_dir(&lib).with_context(|| lib.display().to_string())?.flatten().map(|entry| entry.path());
     let mut toolkits = versions.map(|python| python.join("site-packages/nvidia/cu13"));
     let toolkit = toolkits.find(|toolkit| toolkit.join("bin/nvcc").is_file());
     let toolkit = toolkit.with_context(|| format!("no nvcc in {}", lib.display()))?;
@@ -97,7 +122,7 @@ fn toolkit() -> Result<PathBuf> {
 /// Names without versions, which linkers look for, and `lib64`, where build scripts look.
 fn link_libraries(toolkit: &Path) -> Result<()> {
     let lib = toolkit.join("lib");
-    for entry in fs::read_dir(&lib)? {
+    for entry in fs::read_dir(&lib).with_context(|| lib.display().to_string())? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if let Some((base, _)) = name.split_once(".so.") {
             link(&name, &lib.join(format!("{base}.so")))?;

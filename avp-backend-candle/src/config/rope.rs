@@ -134,11 +134,11 @@ impl Rope {
         })
     }
 
-    /// Cosines and sines of `n` positions from `start` on, each `[n, head_dim / 2]`.
-    pub(crate) fn angles(&self, start: usize, n: usize) -> (Vec<f32>, Vec<f32>) {
+    /// Cosines and sines of the first `n` positions, each `[n, head_dim / 2]`.
+    pub(crate) fn angles(&self, n: usize) -> (Vec<f32>, Vec<f32>) {
         let mut cos = Vec::with_capacity(n.saturating_mul(self.inv_freq.len()));
         let mut sin = Vec::with_capacity(cos.capacity());
-        for position in start..start.saturating_add(n) {
+        for position in 0..n {
             for freq in &self.inv_freq {
                 let (s, c) = (position as f32 * freq).sin_cos();
                 cos.push(c * self.scaling);

@@ -1,15 +1,12 @@
 //! Latent steps that stay where the model computes: what one step gives is never copied to the host before the next.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use avp_backend::LatentProjection;
+use avp_backend::{LatentProjection, SMALLEST_NORM};
 use candle_core::{DType, Result, Tensor};
 
 use super::{Decoder, product};
 use crate::cache::KvCache;
-
-/// Norms below this are taken as this, as on the host.
-const SMALLEST_NORM: f64 = 1e-6;
 
 /// A [`LatentProjection`] with its matrix on the device.
 #[derive(Clone, Debug)]
@@ -27,7 +24,7 @@ pub(crate) enum DeviceProjection {
 }
 
 impl DeviceProjection {
-    pub(crate) fn new(projection: &LatentProjection, model: &Decoder) -> Result<Self> {
+    fn new(projection: &LatentProjection, model: &Decoder) -> Result<Self> {
         let LatentProjection::Realignment(map) = projection else { return Ok(Self::SoftEmbedding) };
         let hidden = model.config.hidden;
         Ok(Self::Realignment {
@@ -39,7 +36,7 @@ impl DeviceProjection {
     }
 
     /// Whether this is `projection`, so that nothing need be copied again.
-    pub(crate) fn is(&self, projection: &LatentProjection) -> bool {
+    fn is(&self, projection: &LatentProjection) -> bool {
         match (self, projection) {
             (Self::SoftEmbedding, LatentProjection::SoftEmbedding) => true,
             (Self::Realignment { host, .. }, LatentProjection::Realignment(map)) => {
@@ -66,7 +63,7 @@ impl DeviceProjection {
                 if let Some(bias) = bias {
                     mapped = (mapped + bias)?;
                 }
-                let length = mapped.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(SMALLEST_NORM)?;
+                let length = mapped.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(f64::from(SMALLEST_NORM))?;
                 (mapped.broadcast_div(&length)? * *norm)?.to_dtype(model.activations)
             }
         }
@@ -74,6 +71,17 @@ impl DeviceProjection {
 }
 
 impl Decoder {
+    /// `projection` where the model computes. The last one is kept, so that its matrix is copied once.
+    pub(crate) fn on_device(&self, projection: &LatentProjection) -> Result<DeviceProjection> {
+        let mut kept = self.projection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.is(projection)) {
+            return Ok(kept.clone());
+        }
+        let new = DeviceProjection::new(projection, self)?;
+        *kept = Some(new.clone());
+        Ok(new)
+    }
+
     /// Logits `[n, vocab]` in f32 of hidden states `[n, hidden]`.
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = product(hidden, self.head())?.to_dtype(DType::F32)?;

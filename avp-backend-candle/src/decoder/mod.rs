@@ -7,6 +7,7 @@ mod rotations;
 
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
+use std::sync::Mutex;
 
 use avp_backend::BackendError;
 use candle_core::{DType, Device, Result, Tensor};
@@ -16,7 +17,7 @@ use crate::config::DecoderConfig;
 use crate::error::engine;
 use crate::weights::Weights;
 use attention::{Attention, Step};
-pub(crate) use latent::DeviceProjection;
+use latent::DeviceProjection;
 pub(crate) use layers::product;
 use layers::{Mlp, RmsNorm};
 use rotations::Rotations;
@@ -57,6 +58,8 @@ pub(crate) struct Decoder {
     layers: Vec<Layer>,
     norm: RmsNorm,
     rotations: Rotations,
+    /// The projection of the latent steps before, where the model computes.
+    projection: Mutex<Option<DeviceProjection>>,
     #[cfg(feature = "cuda")]
     transfers: Option<Arc<crate::cuda::Transfers>>,
 }
@@ -85,9 +88,8 @@ impl Decoder {
             Device::Cuda(device) => Some(Arc::new(crate::cuda::Transfers::new(device).map_err(engine)?)),
             _ => None,
         };
-        let (device, rotations) = (device.clone(), Rotations::default());
         Ok(Self {
-            device,
+            device: device.clone(),
             config,
             dtype,
             activations,
@@ -95,7 +97,8 @@ impl Decoder {
             head,
             layers,
             norm,
-            rotations,
+            rotations: Rotations::default(),
+            projection: Mutex::default(),
             #[cfg(feature = "cuda")]
             transfers,
         })

@@ -42,7 +42,7 @@ impl Rotations {
         }
         let positions = end.max(FIRST).next_power_of_two();
         let table = |rope: &Rope| {
-            let (cos, sin) = rope.angles(0, positions);
+            let (cos, sin) = rope.angles(positions);
             let shape = (positions, rope.inv_freq.len());
             Ok((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
         };

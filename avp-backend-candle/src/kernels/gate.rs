@@ -24,6 +24,9 @@ pub(crate) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> candl
     else {
         candle_core::bail!("activations that are not f32");
     };
+    if gates.len() != ups.len() {
+        candle_core::bail!("a gate of {} values for {}", gates.len(), ups.len());
+    }
     let mut out = vec![0f32; gates.len()];
     let tasks = out.par_chunks_mut(TASK).zip(gates.par_chunks(TASK)).zip(ups.par_chunks(TASK));
     tasks.for_each(|((out, gates), ups)| {

@@ -21,7 +21,7 @@ const CONVERT_ROWS: usize = 1024;
 pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
     let (n, k) = x.dims2()?;
     let (m, weight_k) = weight.dims2()?;
-    if k != weight_k || k == 0 {
+    if k != weight_k || k == 0 || m == 0 {
         candle_core::bail!("a product of [{n}, {k}] with [{m}, {weight_k}] transposed");
     }
     if n > FEW_ROWS {

@@ -151,7 +151,7 @@ fn add_weighted<'a, S: Simd, T: Element + 'a>(
         let rows: [Option<&[T]>; ROWS] = std::array::from_fn(|i| row(at.saturating_add(i)));
         at = at.saturating_add(ROWS);
         match rows {
-            [Some(a), Some(b), Some(c), Some(d)] if *group != [0.0; ROWS] => {
+            [Some(a), Some(b), Some(c), Some(d)] if group.iter().all(|weight| *weight != 0.0) => {
                 add_rows(simd, sum, [a, b, c, d], *group, buffers);
             }
             _ => add_each(simd, sum, rows.iter().copied().zip(group), buffers),
@@ -172,5 +172,70 @@ fn add_each<'a, 'b, S: Simd, T: Element + 'a>(
         if let Some(row) = row.filter(|_| *weight != 0.0) {
             add_rows(simd, sum, [row], [*weight], buffers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    /// Sums by hand, in double precision.
+    fn reference(table: &[f32], dim: usize, mix: &TokenMix<'_>) -> Vec<f64> {
+        let pairs: Vec<(usize, f32)> = match mix {
+            TokenMix::Sparse { ids, weights } => {
+                ids.iter().map(|id| *id as usize).zip(weights.iter().copied()).collect()
+            }
+            TokenMix::Dense(weights) => weights.iter().copied().enumerate().collect(),
+        };
+        let mut sum = vec![0f64; dim];
+        for (id, weight) in pairs.into_iter().filter(|(_, weight)| *weight != 0.0) {
+            let row = &table[id * dim..][..dim];
+            sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(weight) * f64::from(*x));
+        }
+        sum
+    }
+
+    fn close(got: &[f32], expected: &[f64]) -> bool {
+        got.len() == expected.len() && got.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4)
+    }
+
+    #[test]
+    fn mixes_alone_and_together_are_weighted_sums_of_rows_of_every_type() {
+        for dim in [1, 17, 530] {
+            let height = 300;
+            let values: Vec<f32> = (0..height * dim).map(|i| (i as f32 * 0.37).sin()).collect();
+            let halves: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
+            let brains: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            let dense: Vec<f32> = (0..250).map(|i| if i % 3 == 0 { 0.0 } else { i as f32 * 1e-3 }).collect();
+            let (ids, weights) =
+                ([0, 7, 7, 63, 64, 65, 200, 299], [0.5, 0.25, 0.25, 0.0, 1.0, 2.0, 0.5, 0.1]);
+            let mixes = [
+                TokenMix::Sparse { ids: &ids, weights: &weights },
+                TokenMix::Dense(&dense),
+                TokenMix::Sparse { ids: &[], weights: &[] },
+            ];
+            let tables = [
+                (Values::F32(&values), values.clone()),
+                (Values::F16(&halves), halves.iter().map(|x| x.to_f32()).collect()),
+                (Values::Bf16(&brains), brains.iter().map(|x| x.to_f32()).collect()),
+            ];
+            for (table, in_f32) in &tables {
+                let expected: Vec<f64> = mixes.iter().flat_map(|mix| reference(in_f32, dim, mix)).collect();
+                assert!(close(&mix_many(table, dim, &mixes), &expected), "{dim}");
+                assert!(close(&mix_sparse(table, dim, &ids, &weights), &expected[..dim]), "{dim}");
+                assert!(close(&mix_dense(table, dim, &dense), &expected[dim..2 * dim]), "{dim}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_weight_zero_are_not_read() {
+        let mut table = vec![1f32; 8 * 3];
+        table[3..6].fill(f32::NAN);
+        let weights = [1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
+        assert_eq!(mix_dense(&Values::F32(&table), 3, &weights), [4.0; 3]);
+        assert_eq!(mix_sparse(&Values::F32(&table), 3, &[0, 1, 2, 3], &weights[..4]), [3.0; 3]);
     }
 }

@@ -11,7 +11,7 @@ mod soft;
 mod stream;
 mod tile;
 
-pub(crate) use element::Element;
+use element::Element;
 pub(crate) use gate::gated;
 pub(crate) use linear::linear;
 pub(crate) use mix::{mix_dense, mix_many, mix_sparse};

@@ -151,7 +151,7 @@ fn merged(dim: usize, parts: Vec<Part>) -> Option<Vec<f32>> {
     }
     let scale = (1.0 / total) as f32;
     sum.iter_mut().for_each(|s| *s *= scale);
-    total.is_finite().then_some(sum)
+    (total > 0.0 && total.is_finite()).then_some(sum)
 }
 
 #[cfg(test)]

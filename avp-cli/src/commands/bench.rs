@@ -96,7 +96,8 @@ impl Bench<'_> {
 
     /// Steps behind a prompt, each beside the time that reading its weights takes.
     fn steps(&self, steps: usize) -> Result<[Figure; 3]> {
-        let room = BEHIND + (self.rounds + 1) * (steps + 1);
+        let room =
+            self.rounds.saturating_add(1).saturating_mul(steps.saturating_add(1)).saturating_add(BEHIND);
         let mut sequence = self.backend.new_sequence(room)?;
         let hidden = sequence.forward(Input::Tokens(&tokens(BEHIND)))?;
         let projection = self.projection(hidden.len());
@@ -144,9 +145,13 @@ impl Bench<'_> {
             Ok(start.elapsed().as_secs_f64())
         })?;
         let mut other = self.backend.new_sequence(length)?;
+        // A device may still be at it when the call returns; what it has taken last is read back.
+        let last = KvRange { layers: range.layers.end - 1..range.layers.end, tokens: length - 1..length };
+        let mut read = vec![0_u8; per_token / identity.num_layers as usize * info.dtype.size()];
         let inject = self.median(|| {
             let start = Instant::now();
             other.import_kv(&range, info.dtype, &bytes)?;
+            other.export_kv(&last, &mut read)?;
             Ok(start.elapsed().as_secs_f64())
         })?;
         // Each byte is read and written once.

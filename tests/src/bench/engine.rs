@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use avp_backend::{Backend, Input, LatentProjection, Sequence};
 use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_wire::KvDtype;
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::measure::{Side, alternate, median, seconds};
@@ -24,8 +23,6 @@ const PROMPT: [u32; 16] = [9906, 11, 1917, 0, 358, 1079, 264, 4128, 1614, 13, 35
 const PREFILL: u32 = 512;
 /// Factor on the final norm that leaves nothing for the softmax to choose by.
 const FLAT: f32 = 1e-4;
-/// Values that are read to see how fast memory is: more than any cache holds.
-const READ: usize = 256 << 20;
 
 const READING: &str = "reading memory";
 const PASS: &str = "one pass of logits";
@@ -58,7 +55,6 @@ pub(crate) fn run(python: Option<&Path>, models: &Path) -> Result<Group> {
             let engine = Engine {
                 backend: &backend,
                 projection: LatentProjection::for_backend(&backend, None)?,
-                bytes: Shape::HALF_B.bytes(dtype),
                 name: format!("{name}, {threads} thread{}", if threads == 1 { "" } else { "s" }),
             };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
@@ -73,8 +69,14 @@ pub(crate) fn run(python: Option<&Path>, models: &Path) -> Result<Group> {
 }
 
 fn notes(group: &mut Group) {
-    group.note("logits and a decode step (forward of a token and its logits) by the bytes of weights that they read, beside the sum of an array of 1 GiB, on the same threads");
-    group.note("peaked: logits of a standard deviation of 5; flat: the same hidden state times 1e-4; the engine projects in one pass over the table whatever the distribution");
+    group.note(
+        "logits and a decode step (forward of a token and its logits) by the bytes of weights that they read, beside the sum of \
+         an array of 1 GiB, on the same threads",
+    );
+    group.note(
+        "peaked: logits of a standard deviation of 5; flat: the same hidden state times 1e-4; the engine projects in one pass \
+         over the table whatever the distribution",
+    );
     group.note(format!(
         "median of {ROUNDS} alternating rounds after a prompt of {} tokens; prefill of {PREFILL} tokens into an empty cache and the logits of its last, {LONG_ROUNDS} rounds",
         PROMPT.len()
@@ -105,8 +107,6 @@ fn loading(name: &str, load: impl Fn() -> Result<CandleBackend>, file: &Path) ->
 struct Engine<'a> {
     backend: &'a CandleBackend,
     projection: LatentProjection,
-    /// Of the table, and of everything.
-    bytes: (usize, usize),
     /// Type and threads.
     name: String,
 }
@@ -135,9 +135,8 @@ impl Engine<'_> {
         let project = |hidden: &[f32]| Ok(self.projection.apply(self.backend, hidden)?);
         let forward = |input: Input<'_>| Ok(sequence.borrow_mut().forward(input)?);
         let embedding = project(hidden)?;
-        let memory = vec![1f32; READ];
         let mut sides: Vec<Side<'_>> = vec![
-            Box::new(|| seconds(|| Ok(sum(&memory)))),
+            Box::new(|| Ok(1.0 / self.backend.memory_bandwidth()?)),
             Box::new(|| seconds(|| Ok(self.backend.logits(hidden)?))),
             Box::new(|| seconds(|| project(hidden))),
             Box::new(|| seconds(|| project(&flat))),
@@ -147,19 +146,20 @@ impl Engine<'_> {
         ];
         if let Some(torch) = torch {
             for op in ["logits", "sdk_projection", "forward", "decode", "sdk_step"] {
-                sides.push(Box::new(move || torch.borrow_mut().0.seconds(&json!({ "op": op }))));
+                sides.push(Box::new(move || torch.borrow_mut().0.seconds_and_rest(&json!({ "op": op }))));
             }
         }
         let samples = alternate(ROUNDS, &mut sides)?;
         let [memory, pass, peaked, flat, decode, forward, step, python @ ..] = &samples[..] else {
             unreachable!()
         };
-        let (table, all) = self.bytes;
+        let info = self.backend.info();
+        let table = info.vocab_size * info.identity.hidden_dim as usize * info.dtype.size();
+        let all = self.backend.decode_bytes();
         let named = |what: &str| format!("{}, {what}", self.name);
         // Seconds that reading as many bytes takes.
-        let reading = |bytes: usize| -> Vec<f64> {
-            memory.iter().map(|s| s * bytes as f64 / (READ * size_of::<f32>()) as f64).collect()
-        };
+        let reading =
+            |bytes: usize| -> Vec<f64> { memory.iter().map(|per_byte| per_byte * bytes as f64).collect() };
         group.figures.extend([
             Figure::rate(named("logits"), table, pass)
                 .speed_beside(READING, pass, &reading(table))
@@ -211,11 +211,7 @@ impl Engine<'_> {
                 Figure::milliseconds(named("latent step"), step).cost_beside(SDK, step, torch_step),
             ]);
         }
-        group.note(format!(
-            "{}: memory is read at {:.1} GB/s",
-            self.name,
-            (READ * size_of::<f32>()) as f64 / 1e9 / median(memory)
-        ));
+        group.note(format!("{}: memory is read at {:.1} GB/s", self.name, 1e-9 / median(memory)));
         Ok(())
     }
 
@@ -229,7 +225,7 @@ impl Engine<'_> {
         let mut sides: Vec<Side<'_>> = vec![Box::new(|| seconds(|| read(self.backend, &tokens)))];
         if let Some(torch) = torch {
             let request = json!({ "op": "prefill", "tokens": tokens });
-            sides.push(Box::new(move || torch.borrow_mut().0.seconds(&request)));
+            sides.push(Box::new(move || torch.borrow_mut().0.seconds_and_rest(&request)));
         }
         let samples = alternate(LONG_ROUNDS, &mut sides)?;
         let [ours, python @ ..] = &samples[..] else { unreachable!() };
@@ -299,19 +295,6 @@ fn read(backend: &dyn Backend, tokens: &[u32]) -> Result<Vec<f32>> {
     Ok(backend.logits(&sequence.forward(Input::Tokens(tokens))?)?)
 }
 
-/// The sum of some values, each thread reading a part.
-fn sum(values: &[f32]) -> f32 {
-    let part = |values: &[f32]| {
-        let (chunks, _) = values.as_chunks::<64>();
-        let mut sums = [0f32; 64];
-        for chunk in chunks {
-            sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
-        }
-        sums.iter().sum::<f32>()
-    };
-    values.par_chunks(1 << 20).map(part).sum()
-}
-
 /// `tests/python/bench_torch.py` with the same weights.
 struct Torch(Peer);
 
@@ -324,11 +307,7 @@ impl Torch {
         threads: usize,
         group: &mut Group,
     ) -> Result<Option<Self>> {
-        const SCRIPT: &str = "bench_torch.py";
-        let mut peer = match threads {
-            1 => Peer::start_single_threaded(python, SCRIPT)?,
-            _ => Peer::start(python, SCRIPT)?,
-        };
+        let mut peer = Peer::start_with(python, "bench_torch.py", threads)?;
         let folder = folder.to_str().context("the temporary folder's name is not UTF-8")?;
         let request =
             json!({ "op": "load", "folder": folder, "dtype": dtype, "threads": threads, "prompt": PROMPT });

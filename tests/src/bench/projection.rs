@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Result;
 use avp_backend::{
@@ -72,11 +71,7 @@ struct Two<'a> {
 impl Two<'_> {
     /// The SDK with tables of these shapes.
     fn sdk(&self, python: &Path, threads: usize) -> Result<Peer> {
-        const SCRIPT: &str = "bench_projection.py";
-        let mut peer = match threads {
-            1 => Peer::start_single_threaded(python, SCRIPT)?,
-            _ => Peer::start(python, SCRIPT)?,
-        };
+        let mut peer = Peer::start_with(python, "bench_projection.py", threads)?;
         let (vocab, from) = (self.source.info().vocab_size, self.width());
         let into = self.target.info().identity.hidden_dim;
         peer.ask(&json!({
@@ -105,12 +100,7 @@ impl Two<'_> {
             Box::new(|| seconds(|| ship(one))),
         ];
         if let Some(mut sdk) = sdk {
-            sides.push(Box::new(move || {
-                let seconds = sdk.seconds(&json!({ "op": "project" }));
-                // The threads of its matrix product wait for more without sleeping.
-                std::thread::sleep(Duration::from_millis(300));
-                seconds
-            }));
+            sides.push(Box::new(move || sdk.seconds_and_rest(&json!({ "op": "project" }))));
         }
         let samples = alternate(ROUNDS, &mut sides)?;
         let [pass, projection, many, shipping, python @ ..] = &samples[..] else { unreachable!() };
@@ -141,18 +131,22 @@ impl Two<'_> {
             )
             .cost_beside(PASS, shipping, pass),
         ]);
-        if threads == 1 {
-            return Ok(());
+        if threads > 1 {
+            group.note(self.kept(&rows[..self.width()])?);
         }
+        Ok(())
+    }
+
+    /// How many tokens are mixed for one position.
+    fn kept(&self, hidden: &[f32]) -> Result<String> {
         let left_out = left_out_bound(self.source);
-        let mix = SoftmaxMix::from_logits(&self.source.logits(&rows[..self.width()])?, 1.0, left_out)?;
-        group.note(format!(
+        let mix = SoftmaxMix::from_logits(&self.source.logits(hidden)?, 1.0, left_out)?;
+        Ok(format!(
             "{}: the mix of one position keeps {} of {} tokens, leaving out at most {left_out:.0e} of the mass",
             self.name(),
             mix.kept(),
-            shared.len()
-        ));
-        Ok(())
+            self.source.info().vocab_size
+        ))
     }
 
     fn transfer(&self, group: &mut Group) -> Result<()> {

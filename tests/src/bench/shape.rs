@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 /// Standard deviation of the weights, as transformers initialises them.
 pub(crate) const STD: f32 = 0.02;
+/// A tokenizer that knows one word: the benches give token ids.
+const TOKENIZER: &str = include_str!("../../../avp-backend-candle/src/one_word_tokenizer.json");
 /// Values made at a time.
 const BLOCK: usize = 1 << 20;
 
@@ -49,17 +51,11 @@ impl Shape {
         self.write_as(KvDtype::F32)
     }
 
-    /// Bytes of the embedding table, and of all weights, in `dtype`.
-    pub(crate) fn bytes(&self, dtype: KvDtype) -> (usize, usize) {
-        let all: usize = self.tensors().iter().map(Random::len).sum();
-        (self.vocab * self.hidden * dtype.size(), all * dtype.size())
-    }
-
     /// The same with weights in `dtype`: f32, f16 or bf16.
     pub(crate) fn write_as(&self, dtype: KvDtype) -> Result<TempDir> {
         let folder = tempfile::Builder::new().prefix("avp-bench-").tempdir()?;
         fs::write(folder.path().join("config.json"), self.config(dtype).to_string())?;
-        fs::write(folder.path().join("tokenizer.json"), tokenizer().to_string())?;
+        fs::write(folder.path().join("tokenizer.json"), TOKENIZER)?;
         let mut file = BufWriter::new(File::create(folder.path().join("model.safetensors"))?);
         let tensors = self.tensors();
         let header = header(&tensors, dtype).to_string();
@@ -197,17 +193,4 @@ fn header(tensors: &[Random], dtype: KvDtype) -> Value {
         (tensor.name.clone(), entry)
     });
     Value::Object(entries.collect::<Map<_, _>>())
-}
-
-/// A tokenizer that knows one word: the benches give token ids.
-fn tokenizer() -> Value {
-    json!({
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": null,
-        "pre_tokenizer": null,
-        "post_processor": null,
-        "decoder": null,
-        "model": { "type": "WordLevel", "vocab": { "word": 0 }, "unk_token": "word" },
-    })
 }

@@ -3,7 +3,7 @@
 use avp_wire::KvDtype;
 
 use super::{distance, ids, layers, next, prefilled, range, row, tolerance};
-use crate::{Backend, BackendError, Input, LEFT_OUT_F32, SoftmaxMix, TokenMix};
+use crate::{Backend, BackendError, Input, LEFT_OUT_F32, LatentProjection, SoftmaxMix, TokenMix};
 
 pub fn growth_keeps_what_is_cached(backend: &dyn Backend) {
     let ids = ids();
@@ -142,6 +142,27 @@ pub fn a_soft_embedding_is_that_of_logits_softmax_and_mix(backend: &dyn Backend,
     let mix = SoftmaxMix::from_logits(&backend.logits(&hidden).unwrap(), 1.0, 0.0).unwrap();
     let expected = backend.embed_mix(&[mix.as_token_mix()]).unwrap();
     assert!(distance(&one_pass, &expected) < within);
+}
+
+/// Of engines that take them at once; others say so, and have done nothing.
+pub fn latent_steps_at_once_are_those_of_projection_and_forward_in_turn(backend: &dyn Backend, within: f32) {
+    let projection = LatentProjection::for_backend(backend, None).unwrap();
+    let mut sequence = backend.new_sequence(0).unwrap();
+    let mut hidden = next(&mut *sequence, &ids());
+    let before = sequence.len();
+    let mut fork = sequence.fork().unwrap();
+    let Some(states) = fork.latent_steps(&hidden, 3, &projection).unwrap() else {
+        assert_eq!(fork.len(), before);
+        return;
+    };
+    assert_eq!((states.len(), fork.len()), (3 * hidden.len(), before + 3));
+    for state in states.chunks_exact(hidden.len()) {
+        let embedding = projection.apply(backend, &hidden).unwrap();
+        hidden = sequence.forward(Input::Embeddings(&embedding)).unwrap();
+        assert!(distance(state, &hidden) < within);
+    }
+    assert!(fork.latent_steps(&hidden[1..], 1, &projection).is_err());
+    assert_eq!(fork.len(), before + 3);
 }
 
 pub fn the_codec_gives_back_what_it_was_given(backend: &dyn Backend) {

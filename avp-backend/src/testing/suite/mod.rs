@@ -47,6 +47,7 @@ macro_rules! backend_suite {
             embeddings_in_place_of_tokens_compute_the_same,
             token_by_token_agrees_with_one_pass,
             a_soft_embedding_is_that_of_logits_softmax_and_mix,
+            latent_steps_at_once_are_those_of_projection_and_forward_in_turn,
         );
     };
     (@each $load:expr, $within:tt; $($promise:ident),* $(,)?) => {
