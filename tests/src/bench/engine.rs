@@ -10,7 +10,7 @@ use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_wire::KvDtype;
 use serde_json::{Value, json};
 
-use crate::measure::{Side, alternate, median, seconds};
+use crate::measure::{Side, alternate, alternate_warm, median, seconds};
 use crate::peer::Peer;
 use crate::report::{Bound, Figure, Group};
 use crate::shape::Shape;
@@ -78,7 +78,7 @@ fn notes(group: &mut Group) {
          over the table whatever the distribution",
     );
     group.note(format!(
-        "median of {ROUNDS} alternating rounds after a prompt of {} tokens; prefill of {PREFILL} tokens into an empty cache and the logits of its last, {LONG_ROUNDS} rounds",
+        "median of {ROUNDS} alternating rounds, each side warm, after a prompt of {} tokens; prefill of {PREFILL} tokens into an empty cache and the logits of its last, {LONG_ROUNDS} rounds",
         PROMPT.len()
     ));
     group.note("loading: a folder whose fingerprint is cached, from a warm page cache, beside std::fs::read of its file of weights");
@@ -136,7 +136,6 @@ impl Engine<'_> {
         let forward = |input: Input<'_>| Ok(sequence.borrow_mut().forward(input)?);
         let embedding = project(hidden)?;
         let mut sides: Vec<Side<'_>> = vec![
-            Box::new(|| Ok(1.0 / self.backend.memory_bandwidth()?)),
             Box::new(|| seconds(|| Ok(self.backend.logits(hidden)?))),
             Box::new(|| seconds(|| project(hidden))),
             Box::new(|| seconds(|| project(&flat))),
@@ -149,17 +148,15 @@ impl Engine<'_> {
                 sides.push(Box::new(move || torch.borrow_mut().0.seconds_and_rest(&json!({ "op": op }))));
             }
         }
-        let samples = alternate(ROUNDS, &mut sides)?;
-        let [memory, pass, peaked, flat, decode, forward, step, python @ ..] = &samples[..] else {
-            unreachable!()
-        };
+        let bandwidth = self.backend.memory_bandwidth()?;
+        let samples = alternate_warm(ROUNDS, &mut sides)?;
+        let [pass, peaked, flat, decode, forward, step, python @ ..] = &samples[..] else { unreachable!() };
         let info = self.backend.info();
         let table = info.vocab_size * info.identity.hidden_dim as usize * info.dtype.size();
         let all = self.backend.decode_bytes();
         let named = |what: &str| format!("{}, {what}", self.name);
         // Seconds that reading as many bytes takes.
-        let reading =
-            |bytes: usize| -> Vec<f64> { memory.iter().map(|per_byte| per_byte * bytes as f64).collect() };
+        let reading = |bytes: usize| vec![bytes as f64 / bandwidth; ROUNDS];
         group.figures.extend([
             Figure::rate(named("logits"), table, pass)
                 .speed_beside(READING, pass, &reading(table))
@@ -211,7 +208,7 @@ impl Engine<'_> {
                 Figure::milliseconds(named("latent step"), step).cost_beside(SDK, step, torch_step),
             ]);
         }
-        group.note(format!("{}: memory is read at {:.1} GB/s", self.name, 1e-9 / median(memory)));
+        group.note(format!("{}: memory is read at {:.1} GB/s", self.name, bandwidth / 1e9));
         Ok(())
     }
 
@@ -262,7 +259,7 @@ fn beside_llamacpp(group: &mut Group, ours: &CandleBackend, models: &Path) -> Re
     };
     let mut steps: Vec<Side<'_>> =
         vec![Box::new(|| seconds(|| decode(ours, &here))), Box::new(|| seconds(|| decode(&theirs, &there)))];
-    let steps = alternate(ROUNDS, &mut steps)?;
+    let steps = alternate_warm(ROUNDS, &mut steps)?;
     let mut prefill: Vec<Side<'_>> =
         vec![Box::new(|| seconds(|| read(ours, &tokens))), Box::new(|| seconds(|| read(&theirs, &tokens)))];
     let prefill = alternate(LONG_ROUNDS, &mut prefill)?;

@@ -71,7 +71,7 @@ impl Peer {
     /// The same, and then a rest: threads of its matrix products wait for more without sleeping.
     pub(crate) fn seconds_and_rest(&mut self, request: &Value) -> Result<f64> {
         let seconds = self.seconds(request);
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(250));
         seconds
     }
 }

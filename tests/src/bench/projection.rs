@@ -14,7 +14,7 @@ use avp_wire::vocabulary::{HashedToken, Meaning, SharedPairs, TokenHashes, meani
 use avp_wire::{Distribution, KvDtype};
 use serde_json::json;
 
-use crate::measure::{Side, alternate, seconds};
+use crate::measure::{Side, alternate, alternate_warm, seconds};
 use crate::peer::Peer;
 use crate::report::{Bound, Figure, Group};
 use crate::shape::{STD, Shape, uniform};
@@ -56,7 +56,7 @@ pub(crate) fn run(python: Option<&Path>) -> Result<Group> {
     let sdk = python.map(|python| Peer::start(python, "bench_projection.py")).transpose()?;
     vocabularies(&mut group, sdk.map(RefCell::new).as_ref())?;
     group.note(format!(
-        "median of {ROUNDS} alternating rounds; hidden states that weigh {CANDIDATES} tokens, logits from {FIRST_LOGIT} down by 0.7, against random ones of the others"
+        "median of {ROUNDS} alternating rounds, each side warm; hidden states that weigh {CANDIDATES} tokens, logits from {FIRST_LOGIT} down by 0.7, against random ones of the others"
     ));
     group.note("the SDK makes all of a bf16 table f32 for each projection");
     Ok(group)
@@ -102,7 +102,7 @@ impl Two<'_> {
         if let Some(mut sdk) = sdk {
             sides.push(Box::new(move || sdk.seconds_and_rest(&json!({ "op": "project" }))));
         }
-        let samples = alternate(ROUNDS, &mut sides)?;
+        let samples = alternate_warm(ROUNDS, &mut sides)?;
         let [pass, projection, many, shipping, python @ ..] = &samples[..] else { unreachable!() };
         let name = |what: &str| {
             format!("{}, {threads} thread{}, {what}", self.name(), if threads == 1 { "" } else { "s" })
