@@ -112,7 +112,7 @@ pub fn think(
     let tokens = prompt.tokens(backend)?;
     let before = context.map_or(0, Context::len);
     let window = backend.info().max_positions;
-    let total = before + tokens.len() + options.steps;
+    let total = before.saturating_add(tokens.len()).saturating_add(options.steps);
     if total > window {
         let (prompt, steps) = (tokens.len(), options.steps);
         return Err(ThinkError::ContextWindow { context: before, prompt, steps, window });

@@ -258,14 +258,14 @@ fn a_generation_whose_tokens_have_no_text_is_cancelled_at_the_next_token() {
 #[test]
 fn too_long_prompts_say_what_does_not_fit() {
     let backend = model(16);
-    let error = think(
-        &backend,
-        &raw("0123456789"),
-        None,
-        &ThinkOptions { steps: 7, ..Default::default() },
-        &mut |_| (),
-    );
-    assert!(matches!(error, Err(ThinkError::ContextWindow { context: 0, prompt: 10, steps: 7, window: 16 })));
+    for asked in [7, usize::MAX] {
+        let options = ThinkOptions { steps: asked, ..Default::default() };
+        let error = think(&backend, &raw("0123456789"), None, &options, &mut |_| ());
+        let Err(ThinkError::ContextWindow { context: 0, prompt: 10, steps, window: 16 }) = error else {
+            panic!("{asked} steps fit")
+        };
+        assert_eq!(steps, asked);
+    }
     let context = thought(&backend, "0123456789", None, 0);
     let options = GenerateOptions::default();
     let error =

@@ -1,7 +1,5 @@
 //! What `avp bench` can be told.
 
-use std::num::NonZero;
-
 use avp::Shape;
 use clap::Args;
 
@@ -15,12 +13,12 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Lengths of the prompts that are read.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "512,8192")]
-    pub(crate) prefill: Vec<NonZero<usize>>,
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "512,8192", value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    pub(crate) prefill: Vec<u32>,
     /// Latent steps that are taken at once.
-    #[arg(long, value_name = "N", default_value = "20")]
-    pub(crate) steps: NonZero<usize>,
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) steps: u16,
     /// Rounds, of which each figure is the median.
-    #[arg(long, value_name = "N", default_value = "5")]
-    pub(crate) rounds: NonZero<usize>,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=25))]
+    pub(crate) rounds: u16,
 }
