@@ -78,7 +78,7 @@ pub fn exp_of_nonpositive(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first with so few bits that multiples are exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    /// Where results become subnormal.
+    /// Shortly before results become subnormal.
     const LEAST: f32 = -87.0;
 
     let clamped = if x > LEAST { x } else { LEAST };

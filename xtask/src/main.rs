@@ -29,7 +29,7 @@ cargo xtask miri               avp-wire under Miri; needs a nightly toolchain
 cargo xtask bench [ARGS]       the benchmark table; --torch adds the transformers columns, other arguments go to avp-bench
 cargo xtask bench --check      instruction counts of small calls against xtask/instructions.json; needs valgrind
 cargo xtask bench --baseline   writes that file anew
-cargo xtask cuda-setup         a CUDA toolkit of PyPI packages under target/cuda, for machines that have none (2 GB)
+cargo xtask cuda-setup         a CUDA toolkit of PyPI packages under target/cuda, for machines that have none (1.2 GB)
 cargo xtask build --cuda       `avp` for NVIDIA GPUs, with that toolkit or that of CUDA_HOME; needs neither GPU nor driver
 cargo xtask test --cuda        that it compiles and links, and where there is a GPU, that it computes what a processor does
 cargo xtask transfers [ARGS]   answers between all pairs of demo models, as docs/benchmarks.md has them; ARGS go to `avp demo`

@@ -24,8 +24,8 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor>
     if k != weight_k || k == 0 || m == 0 {
         candle_core::bail!("a product of [{n}, {k}] with [{m}, {weight_k}] transposed");
     }
-    if n > FEW_ROWS {
-        return many_rows(x, weight);
+    if n > FEW_ROWS && weight.dtype() == DType::F32 {
+        return x.matmul(&weight.t()?);
     }
     let x = x.contiguous()?;
     let (x_storage, x_layout) = x.storage_and_layout();
@@ -36,7 +36,10 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor>
     let Values::F32(x_values) = Values::new(x_cpu, x_layout)? else {
         candle_core::bail!("a CPU product of activations that are not f32");
     };
-    let product = for_values!(Values::new(w_cpu, w_layout)?, w => few_rows(x_values, w, (n, k, m)));
+    let product = for_values!(Values::new(w_cpu, w_layout)?, w => match n {
+        ..=FEW_ROWS => few_rows(x_values, w, (n, k, m)),
+        _ => many_rows(x_values, w, (n, k, m)),
+    });
     Tensor::from_vec(product, (n, m), &Device::Cpu)
 }
 
@@ -93,33 +96,17 @@ impl<T: Element> WithSimd for Columns<'_, '_, T> {
     }
 }
 
-/// Many rows are bound by arithmetic: candle's product, and for half types that of its library on blocks of widened weights.
-fn many_rows(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-    if weight.dtype() == DType::F32 {
-        return x.matmul(&weight.t()?);
-    }
-    let x = x.contiguous()?;
-    let (n, k) = x.dims2()?;
-    let m = weight.dim(0)?;
-    let (x_storage, x_layout) = x.storage_and_layout();
-    let (w_storage, w_layout) = weight.storage_and_layout();
-    let (Storage::Cpu(x_cpu), Storage::Cpu(w_cpu)) = (&*x_storage, &*w_storage) else {
-        candle_core::bail!("a CPU product of tensors on another device");
-    };
-    let Values::F32(x_values) = Values::new(x_cpu, x_layout)? else {
-        candle_core::bail!("a CPU product of activations that are not f32");
-    };
+/// Many rows are bound by arithmetic: the product of candle's library, on blocks of widened weights.
+fn many_rows<T: Element>(x: &[f32], weight: &[T], (n, k, m): (usize, usize, usize)) -> Vec<f32> {
     let mut out = vec![0f32; n.saturating_mul(m)];
     let mut wide = vec![0f32; CONVERT_ROWS.min(m).saturating_mul(k)];
-    for_values!(Values::new(w_cpu, w_layout)?, w => {
-        for (block, rows) in w.chunks(CONVERT_ROWS.saturating_mul(k)).enumerate() {
-            if let Some(wide) = wide.get_mut(..rows.len()) {
-                widen(rows, wide);
-                product_at(x_values, wide, k, &mut out, (m, block.saturating_mul(CONVERT_ROWS)));
-            }
+    for (block, rows) in weight.chunks(CONVERT_ROWS.saturating_mul(k)).enumerate() {
+        if let Some(wide) = wide.get_mut(..rows.len()) {
+            widen(rows, wide);
+            product_at(x, wide, k, &mut out, (m, block.saturating_mul(CONVERT_ROWS)));
         }
-    });
-    Tensor::from_vec(out, (n, m), &Device::Cpu)
+    }
+    out
 }
 
 /// Writes the products of the rows of `x [n, k]` with those of `weight [rows, k]` to the columns of `out [n, m]` from `column` on.
