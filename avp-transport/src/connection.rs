@@ -10,6 +10,8 @@ use avp_handshake::PeerId;
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, FrameHead};
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+use crate::descriptors::Passed;
 use crate::error::{Deadline, LimitExceeded};
 use crate::half_open::HalfOpen;
 use crate::link::{FrameReceiver, FrameSender, Result, Streams};
@@ -107,6 +109,8 @@ pub struct Connection {
     sender: Box<dyn FrameSender>,
     receiver: Box<dyn FrameReceiver>,
     streams: Option<Arc<dyn Streams>>,
+    #[cfg(target_os = "linux")]
+    passed: Option<Arc<Passed>>,
     half_open: Option<HalfOpen>,
     admitted: bool,
 }
@@ -143,6 +147,8 @@ impl Connection {
             sender,
             receiver,
             streams: None,
+            #[cfg(target_os = "linux")]
+            passed: None,
             half_open: None,
             admitted: false,
         }
@@ -152,6 +158,28 @@ impl Connection {
     #[must_use]
     pub fn with_streams(self, streams: Arc<dyn Streams>) -> Self {
         Self { streams: Some(streams), ..self }
+    }
+
+    /// The same connection where descriptors come beside its frames.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_passed(self, passed: Arc<Passed>) -> Self {
+        Self { passed: Some(passed), ..self }
+    }
+
+    /// Descriptors that came beside the frames; `None` where none can come.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn passed(&self) -> Option<Arc<Passed>> {
+        self.passed.clone()
+    }
+
+    /// Whether descriptors can be passed beside frames, by [`Transfer::pass`](crate::Transfer::pass): to a process of this
+    /// machine.
+    #[must_use]
+    pub fn passes_descriptors(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.passed.is_some();
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// The streams beside the first, where the transport has them. [`Transfers`](crate::Transfers) uses them.

@@ -21,6 +21,8 @@ mod bodies;
 mod budget;
 mod busy_poll;
 mod connection;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod error;
 mod half_open;
 mod handshaking;

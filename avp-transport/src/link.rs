@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
 use avp_wire::{EncodedFrame, Frame, FrameHead};
@@ -29,6 +31,13 @@ pub trait FrameSender: Send + fmt::Debug {
     /// [`flush`](Self::flush) after the last.
     fn feed(&mut self, frame: EncodedFrame) -> BoxFuture<'_, Result<()>> {
         self.send(frame)
+    }
+
+    /// Passes a descriptor beside the frames, before those that are sent later; `false`, and the descriptor closed, where the
+    /// transport cannot.
+    #[cfg(target_os = "linux")]
+    fn pass(&mut self, _token: u64, _descriptor: OwnedFd) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 
     /// Sends what was held back.

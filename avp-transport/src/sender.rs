@@ -4,6 +4,8 @@
 use std::fmt;
 use std::future::{Future, ready};
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 
 use avp_wire::EncodedFrame;
 use bytes::BytesMut;
@@ -31,6 +33,12 @@ pub(crate) trait Outbox: Send {
         frame: EncodedFrame,
         standing: &mut Standing,
     ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Puts a descriptor behind all that was put; `false` where there is no way for it.
+    #[cfg(target_os = "linux")]
+    fn pass(&mut self, _token: u64, _descriptor: OwnedFd) -> bool {
+        false
+    }
 
     /// Bytes still to be written.
     fn left(&self) -> usize;
@@ -187,6 +195,17 @@ impl<O: Outbox> Sender<O> {
         self.pass_on(0).await
     }
 
+    #[cfg(target_os = "linux")]
+    async fn pass_descriptor(&mut self, token: u64, descriptor: OwnedFd) -> Result<bool> {
+        self.settle().await?;
+        self.be_patient();
+        if !self.outbox.pass(token, descriptor) {
+            return Ok(false);
+        }
+        self.write_out().await?;
+        Ok(true)
+    }
+
     async fn finish_all(&mut self) -> Result<()> {
         if self.standing.state == State::Finished {
             return Ok(());
@@ -220,6 +239,11 @@ impl<O: Outbox> FrameSender for Sender<O> {
             let fed = self.gather(frame).await;
             self.meter.sent(bytes, fed)
         })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn pass(&mut self, token: u64, descriptor: OwnedFd) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.pass_descriptor(token, descriptor))
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<()>> {

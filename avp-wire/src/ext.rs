@@ -27,6 +27,9 @@ pub const TEXT: &str = "avp.text";
 pub const TOKENS: &str = "avp.tokens";
 /// How probably it ends its turn after its most probable next token, decimal, 0 to 1. In files only.
 pub const ENDING: &str = "avp.ending";
+/// Token of a descriptor that was passed beside the frame, of memory that holds the planes of its KV cache, decimal; over shared
+/// memory alone.
+pub const MEMORY: &str = "avp.memory";
 /// What is asked behind a context, as a text message in ASCII; over HTTP alone.
 pub const QUESTION: &str = "avp.question";
 /// What a client shows to be let in; in its hello alone.

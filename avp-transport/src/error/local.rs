@@ -69,6 +69,12 @@ pub enum UsageError {
         /// The name.
         name: String,
     },
+    /// The transport carries frames alone.
+    #[error("the connection to {peer} passes no descriptors; only those over shared memory do")]
+    NoDescriptors {
+        /// Who is there.
+        peer: String,
+    },
 }
 
 /// The system or the network failed.

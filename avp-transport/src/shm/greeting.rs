@@ -21,6 +21,7 @@ use super::sender::ShmOutbox;
 use super::socket::Socket;
 use super::wire::{Greeting, MAX_INLINE};
 use crate::connection::{Connection, Peer, PeerAddress};
+use crate::descriptors::Passed;
 use crate::error::{Incompatible, IoFault, PeerFault, TransportError};
 use crate::link::Result;
 use crate::options::Options;
@@ -191,14 +192,17 @@ impl Ends {
         let outbox = ShmOutbox::new(self.socket, Arc::clone(&lending), mode);
         let sender = Sender::over(outbox, peer.clone(), options, meter.clone());
         let returns = Arc::new(Returns::new(channel));
-        let words = (returns, Arc::clone(&lending));
+        let passed = Arc::<Passed>::default();
+        let words = (returns, Arc::clone(&lending), Arc::clone(&passed));
         let receiver = ShmInbox::receiver(self.incoming, words, mode, peer, options, meter.clone());
         let mut options = options.clone();
         if mode == ShmMode::Pooled {
             // Buffers that callers fill to send them lie where the peer can see them.
             options.pool = options.pool.with_source(lending);
         }
-        Ok(Connection::metered(self.peer, Box::new(sender), Box::new(receiver), &options, meter))
+        let connection =
+            Connection::metered(self.peer, Box::new(sender), Box::new(receiver), &options, meter);
+        Ok(connection.with_passed(passed))
     }
 
     fn fault(&self, fault: ShmFault) -> TransportError {

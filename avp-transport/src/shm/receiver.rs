@@ -18,6 +18,7 @@ use super::returns::{Borrowed, Returns};
 use super::segments::{Segments, Spot};
 use super::supply::{Supply, broken};
 use super::wire::{MAX_INLINE, MAX_SEGMENTS, Record, Word};
+use crate::descriptors::Passed;
 use crate::error::{IoFault, PeerFault, TransportError};
 use crate::idle::IdleWait;
 use crate::intake::{Arrived, Intake};
@@ -40,6 +41,8 @@ pub(super) struct ShmInbox {
     pool: BufferPool,
     mode: ShmMode,
     segments: Segments,
+    /// Descriptors that frames name.
+    passed: Arc<Passed>,
     returns: Arc<Returns>,
     /// What this side lends, of which the peer speaks.
     lending: Arc<Lending>,
@@ -65,7 +68,7 @@ pub(super) enum Place {
 impl ShmInbox {
     pub(super) fn receiver(
         incoming: Incoming,
-        (returns, lending): (Arc<Returns>, Arc<Lending>),
+        (returns, lending, passed): (Arc<Returns>, Arc<Lending>, Arc<Passed>),
         mode: ShmMode,
         peer: String,
         options: &Options,
@@ -77,6 +80,7 @@ impl ShmInbox {
             pool: options.pool.clone(),
             mode,
             segments: Segments::new(mode, options.shm.peer_arena),
+            passed,
             returns,
             lending,
             unlooked: 0,
@@ -244,6 +248,13 @@ impl ShmInbox {
             _ if self.records > MAX_RECORDS => Err(ShmFault::Churn),
             Record::Segment { id, size } => return self.map(intake, id, size),
             Record::Retire { id } => self.segments.retire(id),
+            Record::Descriptor { token } => match self.supply.descriptor() {
+                Some(descriptor) => {
+                    self.passed.keep(token, descriptor);
+                    Ok(())
+                }
+                None => Err(ShmFault::NoDescriptor),
+            },
             Record::Payload { .. } => Ok(()),
         };
         noted.map_err(|fault| broke(intake, fault))
@@ -341,7 +352,7 @@ mod tests {
         });
         let lending = Arc::new(Lending::new(Arena::new(0), 0, 0, Arc::clone(&channel)));
         let (incoming, words) =
-            (Incoming::new(ours, Duration::ZERO), (Arc::new(Returns::new(channel)), lending));
+            (Incoming::new(ours, Duration::ZERO), (Arc::new(Returns::new(channel)), lending, Arc::default()));
         let meter = Meter::requests(Scheme::SharedMemory);
         let (mode, options) = (ShmMode::Sealed, Options::default());
         let mut receiver = ShmInbox::receiver(incoming, words, mode, "p".into(), &options, meter);

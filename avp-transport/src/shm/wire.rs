@@ -68,6 +68,8 @@ pub(super) enum Record {
     Payload { segment: u32, offset: u64, token: u64 },
     /// The segment is used no more.
     Retire { id: u32 },
+    /// A descriptor that a later frame names by its token comes with the record.
+    Descriptor { token: u64 },
 }
 
 impl Record {
@@ -79,6 +81,7 @@ impl Record {
             Self::Segment { id, size } => (b'G', id, size, 0),
             Self::Payload { segment, offset, token } => (b'P', segment, offset, token),
             Self::Retire { id } => (b'R', id, 0, 0),
+            Self::Descriptor { token } => (b'D', 0, 0, token),
         };
         let mut bytes = [0; Self::SIZE];
         let fields = [Self::FIRST, kind, 0, 0]
@@ -104,6 +107,7 @@ impl Record {
                 Ok(Self::Payload { segment: id, offset, token })
             }
             (b"SR\0\0", 0, 0) => Ok(Self::Retire { id }),
+            (b"SD\0\0", 0, token) if id == 0 => Ok(Self::Descriptor { token }),
             _ => Err(ShmFault::Malformed),
         }
     }
@@ -190,6 +194,7 @@ mod tests {
                 Record::Payload { segment: 1, offset: 2, token: 3 },
                 b"SP\0\0\x01\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0",
             ),
+            (Record::Descriptor { token: 3 }, b"SD\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"),
             (Record::Retire { id: 1 }, b"SR\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
         ] {
             assert_eq!(record.encode(), *bytes);

@@ -1,5 +1,7 @@
 //! What the transfers of a connection share: its first stream, and the way to further ones.
 
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::Duration;
@@ -12,6 +14,8 @@ use super::arrivals::Arrivals;
 use super::routes::{Begun, Board, End, Lane};
 use super::transfer::Outlet;
 use crate::connection::{Connection, Peer};
+#[cfg(target_os = "linux")]
+use crate::descriptors::Passed;
 use crate::error::{Deadline, LimitExceeded, TransportError, UsageError};
 use crate::link::{FrameReceiver, FrameSender, Halves, Result, Streams};
 use crate::options::Options;
@@ -26,6 +30,11 @@ pub(super) struct Shared {
     pub(super) sender: Mutex<Box<dyn FrameSender>>,
     inbox: Mutex<Inbox>,
     streams: Option<Arc<dyn Streams>>,
+    #[cfg(target_os = "linux")]
+    passed: Option<Arc<Passed>>,
+    /// Descriptors that this side passed, and the token of the next.
+    #[cfg(target_os = "linux")]
+    next_token: AtomicU64,
     /// Streams that this side opened.
     opened: AtomicU64,
     finished: AtomicBool,
@@ -45,6 +54,8 @@ impl Shared {
     pub(super) fn over(connection: Connection) -> Self {
         let (peer, options) = (connection.peer().clone(), connection.options().clone());
         let (streams, meter) = (connection.streams(), connection.meter().clone());
+        #[cfg(target_os = "linux")]
+        let passed = connection.passed();
         let (sender, receiver) = connection.split();
         let board = Arc::new(Board::new(options.limits.max_concurrent_transfers, streams.is_some()));
         let arrivals = streams.clone().map(|streams| {
@@ -59,6 +70,10 @@ impl Shared {
             sender: Mutex::new(sender),
             inbox: Mutex::new(Inbox { receiver, parked: None }),
             streams,
+            #[cfg(target_os = "linux")]
+            passed,
+            #[cfg(target_os = "linux")]
+            next_token: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             finished: AtomicBool::new(false),
             outlets: StdMutex::default(),
@@ -68,6 +83,21 @@ impl Shared {
 
     pub(super) fn has_streams(&self) -> bool {
         self.streams.is_some()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn passed(&self) -> Option<&Passed> {
+        self.passed.as_deref()
+    }
+
+    /// Passes a descriptor beside the frames of the first stream, and gives its token.
+    #[cfg(target_os = "linux")]
+    pub(super) async fn pass(&self, descriptor: OwnedFd) -> Result<u64> {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        if self.sender.lock().await.pass(token, descriptor).await? {
+            return Ok(token);
+        }
+        Err(UsageError::NoDescriptors { peer: self.peer.to_string() }.into())
     }
 
     pub(super) fn closed(&self) -> UsageError {

@@ -1,5 +1,7 @@
 //! One transfer: its frames out, on the first stream or one of its own, and in, from all of its streams.
 
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use avp_wire::{EncodeOptions, EncodedFrame, Frame, ext};
@@ -142,6 +144,34 @@ impl Transfer {
         let outcome = self.put(frame, encoding).await;
         sending.done(&outcome);
         outcome
+    }
+
+    /// Whether descriptors can be passed to the peer.
+    #[must_use]
+    pub fn passes_descriptors(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.shared.passed().is_some();
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
+    /// Passes a descriptor to the peer, a process of this machine, and gives the token by which a frame that is sent later
+    /// names it.
+    ///
+    /// # Errors
+    /// [`UsageError::NoDescriptors`] unless the connection [passes them](Self::passes_descriptors); as
+    /// [`send`](Self::send).
+    #[cfg(target_os = "linux")]
+    pub async fn pass(&self, descriptor: OwnedFd) -> Result<u64> {
+        self.shared.pass(descriptor).await
+    }
+
+    /// The descriptor that the peer passed with this token, if it did and nobody has claimed it. What it is of is the
+    /// peer's word. Eight wait to be claimed at most; the oldest make room.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn claim(&self, token: u64) -> Option<OwnedFd> {
+        self.shared.passed()?.claim(token)
     }
 
     async fn put(&self, frame: Frame, encoding: &EncodeOptions) -> Result<()> {

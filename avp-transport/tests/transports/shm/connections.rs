@@ -1,15 +1,17 @@
 //! Memory that goes without a copy, paths, and users.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
 use avp_transport::{
-    Incompatible, IoFault, Options, PeerAddress, ShmMode, TransportError, UsageError, connect, listen,
+    Incompatible, IoFault, Options, PeerAddress, ShmMode, Transfers, TransportError, UsageError, connect,
+    listen, memory_pair,
 };
-use avp_wire::ErrorCode;
+use avp_wire::{EncodeOptions, ErrorCode, Frame, Metadata};
 use tokio::time::timeout;
 
 use super::{pair, send};
@@ -45,6 +47,39 @@ async fn a_buffer_of_the_connection_s_pool_goes_without_a_copy_and_comes_back() 
         "ordinary memory where shared memory is used up"
     );
     drop(held);
+}
+
+// spec: shm 7.1, shm 7.2
+#[tokio::test]
+async fn a_descriptor_goes_before_the_frame_that_names_it() {
+    let (_place, client, server) = pair(&Options::default(), &Options::default()).await;
+    assert!(client.passes_descriptors() && server.passes_descriptors());
+    let (client, server) = (Transfers::over(client), Transfers::over(server));
+    for round in 0..20 {
+        let sender = client.open(&format!("{round}")).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(format!("round {round}").as_bytes()).unwrap();
+        let token = sender.pass(file.into()).await.unwrap();
+        let frame = Frame::new(Metadata::default(), token.to_le_bytes().to_vec());
+        sender.send(frame, &EncodeOptions::default()).await.unwrap();
+        let mut receiver = server.accept().await.unwrap().unwrap();
+        let named = receiver.recv().await.unwrap().unwrap();
+        let token = u64::from_le_bytes(named.payload[..].try_into().unwrap());
+        let mut file = File::from(receiver.claim(token).unwrap());
+        file.rewind().unwrap();
+        assert_eq!(std::io::read_to_string(file).unwrap(), format!("round {round}"));
+        assert!(receiver.claim(token).is_none(), "claimed once");
+    }
+}
+
+#[tokio::test]
+async fn other_transports_pass_no_descriptors() {
+    let (client, _server) = memory_pair("alone", &Options::default());
+    assert!(!client.passes_descriptors());
+    let lane = Transfers::over(client).open("t").unwrap();
+    let error = lane.pass(File::open("/dev/null").unwrap().into()).await.unwrap_err();
+    assert!(error.to_string().contains("shared memory"), "{error}");
+    assert!(lane.claim(0).is_none());
 }
 
 #[tokio::test]

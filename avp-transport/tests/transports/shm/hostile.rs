@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use avp_transport::{
-    Deadline, LimitExceeded, Options, PeerFault, ShmFault, ShmMode, TransportError, connect,
+    Deadline, LimitExceeded, Options, PeerFault, ShmFault, ShmMode, Transfers, TransportError, connect,
 };
 use avp_wire::{Bytes, Compression, EncodeOptions, ErrorCode, Frame, Metadata};
 use rustix::fs::{FallocateFlags, SealFlags};
@@ -157,6 +157,38 @@ async fn descriptors_come_with_their_record_and_only_there() {
     ] {
         assert_eq!(pooled(hostile).await, ShmFault::ExtraDescriptor);
     }
+}
+
+// spec: shm 4.2, shm 4.7, shm 7.3
+#[tokio::test]
+async fn descriptors_that_nobody_asked_for_are_closed_and_bounded() {
+    let missing = pooled(|raw| raw.say(&record(b"SD", 0, 0, 1))).await;
+    assert_eq!(missing, ShmFault::NoDescriptor);
+    let malformed = pooled(|raw| raw.say(&record(b"SD", 1, 0, 1))).await;
+    assert_eq!(malformed, ShmFault::Malformed);
+    let fd = memory(PAGE, b"", SealFlags::empty());
+    let many = |raw: &mut Raw| (0..131).for_each(|token| raw.pass(&record(b"SD", 0, 0, token), &[&fd]));
+    assert_eq!(pooled(many).await, ShmFault::Churn);
+
+    let place = place(&Options::default()).await;
+    let (mut raw, victim) = Raw::meet(&place, ShmMode::Pooled).await;
+    let victim = Transfers::over(victim);
+    let mut lane = victim.open("").unwrap();
+    let (head, payload) = frame(b"payload");
+    let mut ends = Vec::new();
+    for token in 0..100 {
+        let (end, pipe) = std::io::pipe().unwrap();
+        raw.pass(&record(b"SD", 0, 0, token), &[&OwnedFd::from(pipe)]);
+        raw.say(&[&head[..], &payload].concat());
+        lane.recv().await.unwrap().unwrap();
+        ends.push(end);
+    }
+    // A pipe ends when nobody holds its other end any more.
+    for end in &mut ends[..92] {
+        assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    }
+    let waiting = (0..100).filter(|&token| lane.claim(token).is_some()).collect::<Vec<_>>();
+    assert_eq!(waiting, (92..100).collect::<Vec<_>>());
 }
 
 // spec: shm 3.6, shm 4.7
