@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,6 +47,12 @@ pub trait Backend: Send + Sync {
     fn soft_embedding(&self, hidden: &[f32], left_out: f32) -> Result<Option<Vec<f32>>, ProjectionError> {
         let _ = (hidden, left_out);
         Ok(None)
+    }
+
+    /// The device in whose memory other processes of this machine can take over caches ([`Sequence::share_kv`]), by a name that is
+    /// the same in all of them; `None` where there is none.
+    fn shared_device(&self) -> Option<&str> {
+        None
     }
 
     /// Mean L2 norm of the rows of the input-embedding table, as layer 0 takes them.
@@ -135,6 +143,32 @@ pub trait Sequence: Send + Sync {
     ) -> Result<Option<Vec<f32>>, BackendError> {
         let _ = (hidden, steps, projection);
         Ok(None)
+    }
+
+    /// Copies the canonical KV of all layers and positions, laid out as [`export_kv`](Sequence::export_kv) says, to memory of
+    /// `device` that whoever has the descriptor can map; nothing where that is not where the cache lies
+    /// ([`Backend::shared_device`]).
+    ///
+    /// # Errors
+    /// The device has no memory left, or its driver refuses.
+    #[cfg(unix)]
+    fn share_kv(&self, device: &str) -> Result<Option<OwnedFd>, BackendError> {
+        let _ = device;
+        Ok(None)
+    }
+
+    /// Fills an empty cache from memory that another process [shared](Sequence::share_kv): `tokens` positions of type `dtype`.
+    /// The memory is judged, and let go of: nothing that its maker does later changes the cache.
+    ///
+    /// # Errors
+    /// The descriptor is of something else, or of less; the types differ. The cache is to be dropped then.
+    #[cfg(unix)]
+    fn take_shared_kv(&mut self, tokens: usize, dtype: KvDtype, memory: OwnedFd) -> Result<(), BackendError> {
+        let _ = (tokens, dtype, memory);
+        Err(BackendError::Unsupported {
+            what: "a cache in memory of a device".to_owned(),
+            supported: "caches in memory of the host".to_owned(),
+        })
     }
 
     /// An independent continuation of this sequence, of the same capacity. Cheap: the cache is shared until one side

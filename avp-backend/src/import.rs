@@ -1,6 +1,8 @@
 //! A context that arrives in parts.
 
 use std::fmt;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 
 use avp_handshake::{Verification, VerificationPolicy};
 use avp_wire::slab::SlabId;
@@ -49,6 +51,15 @@ impl ContextImport {
     pub(crate) fn insert_all(&mut self, kv: &KvPayload) -> Result<(), ContextError> {
         let KvHeader { num_layers: layers, seq_len: tokens, .. } = self.header;
         self.insert(&SlabId { first_layer: 0, layers, first_token: 0, tokens }, kv)
+    }
+
+    /// Takes the whole context from memory of the engine's device, which another process shared.
+    ///
+    /// # Errors
+    /// As [`Sequence::take_shared_kv`]; the import is to be dropped then.
+    #[cfg(unix)]
+    pub fn take_shared(&mut self, memory: OwnedFd) -> Result<(), BackendError> {
+        self.sequence.take_shared_kv(self.tokens(), self.header.dtype, memory)
     }
 
     /// Tokens of the context, whether they have come or not.

@@ -15,9 +15,10 @@ const VERSION: u64 = 1;
 /// Keys or codecs that one hello may list, and bytes in the name of one.
 const MAX_LIST: usize = 64;
 const MAX_NAME: usize = 256;
+const DEVICE: &str = "device";
 
 /// What a peer that speaks our extension announces:
-/// `"avp.rs": {"v": 1, "weights": HEX, "keys": [..], "codecs": [..], "vocabulary": {"fingerprint": HEX, "rows": N}}`.
+/// `"avp.rs": {"v": 1, "weights": HEX, "keys": [..], "codecs": [..], "vocabulary": {"fingerprint": HEX, "rows": N}, "device": NAME}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Fingerprint of the checkpoint, where it is known.
@@ -28,6 +29,8 @@ pub struct Capabilities {
     pub codecs: Vec<String>,
     /// The vocabulary of its model, where it takes distributions over it.
     pub vocabulary: Option<VocabularyClaim>,
+    /// The device in whose memory it takes contexts, by a name that is the same in all processes of a machine.
+    pub device: Option<String>,
 }
 
 /// What a peer says of its model's vocabulary.
@@ -70,6 +73,7 @@ impl Capabilities {
             keys: names(entry, "keys")?,
             codecs: names(entry, "codecs")?,
             vocabulary: vocabulary(entry)?,
+            device: device(entry)?,
         }))
     }
 
@@ -86,7 +90,30 @@ impl Capabilities {
             let claim = json!({ "fingerprint": fingerprint.to_string(), "rows": rows });
             entry.insert("vocabulary".to_owned(), claim);
         }
+        if let Some(device) = &self.device {
+            entry.insert(DEVICE.to_owned(), json!(device));
+        }
         hello.capabilities.insert(EXTENSION_KEY.to_owned(), Value::Object(entry));
+    }
+}
+
+/// Takes the device out of our entry of a hello: a peer that is not on this machine has no use for it.
+pub fn without_device(hello: &mut Hello) {
+    if let Some(Value::Object(entry)) = hello.capabilities.get_mut(EXTENSION_KEY) {
+        entry.remove(DEVICE);
+    }
+}
+
+fn device(entry: &Map<String, Value>) -> Result<Option<String>, MessageError> {
+    const FIELD: &str = "avp.rs.device";
+    match entry.get(DEVICE) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if name.is_empty() => Ok(None),
+        Some(Value::String(name)) if name.len() > MAX_NAME => {
+            Err(MessageError::TooMany { field: FIELD, limit: MAX_NAME, actual: name.len() })
+        }
+        Some(Value::String(name)) => Ok(Some(name.clone())),
+        Some(other) => Err(wrong(FIELD, "a string", &Json::from(other))),
     }
 }
 
@@ -156,17 +183,21 @@ mod tests {
             keys: vec!["avp.kind".into(), "avp.blake3".into()],
             codecs: vec!["q8".into()],
             vocabulary: Some(VocabularyClaim { fingerprint: Fingerprint::from_bytes([0xcd; 32]), rows: 796 }),
+            device: Some("cuda:0123".to_owned()),
         };
         let mut hello = Hello::default();
         capabilities.announce(&mut hello);
         let expected = format!(
-            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3"], "codecs": ["q8"], "vocabulary": {{"fingerprint": "{}", "rows": 796}}}}}}"#,
+            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3"], "codecs": ["q8"], "vocabulary": {{"fingerprint": "{}", "rows": 796}}, "device": "cuda:0123"}}}}"#,
             "ab".repeat(32),
             "cd".repeat(32)
         );
         assert!(hello.to_json().contains(&expected), "{}", hello.to_json());
         let read = Hello::from_json(hello.to_json().as_bytes()).unwrap();
-        assert_eq!(Capabilities::from_hello(&read), Ok(Some(capabilities)));
+        assert_eq!(Capabilities::from_hello(&read), Ok(Some(capabilities.clone())));
+        without_device(&mut hello);
+        let elsewhere = Capabilities { device: None, ..capabilities };
+        assert_eq!(Capabilities::from_hello(&hello), Ok(Some(elsewhere)));
     }
 
     // spec: extensions 2.4
@@ -184,13 +215,14 @@ mod tests {
         for entry in [
             json!({"v": 1}),
             json!({"v": 1, "weights": null, "keys": [], "vocabulary": null}),
-            json!({"v": 1, "weights": "", "vocabulary": {}}),
+            json!({"v": 1, "weights": "", "vocabulary": {}, "device": null}),
+            json!({"v": 1, "device": ""}),
         ] {
             assert_eq!(Capabilities::from_hello(&hello(entry.clone())), nothing, "{entry}");
         }
     }
 
-    // spec: extensions 2.5, extensions 2.6
+    // spec: extensions 2.5, extensions 2.6, extensions 2.7
     #[test]
     fn wrong_types_and_long_lists_are_errors() {
         let many: Vec<String> = (0..65).map(|i| i.to_string()).collect();
@@ -203,6 +235,8 @@ mod tests {
             json!({"v": 1, "keys": [1]}),
             json!({"v": 1, "codecs": many}),
             json!({"v": 1, "codecs": ["x".repeat(257)]}),
+            json!({"v": 1, "device": 0}),
+            json!({"v": 1, "device": "x".repeat(257)}),
             json!({"v": 1, "vocabulary": "ab".repeat(32)}),
             json!({"v": 1, "vocabulary": {"fingerprint": "ab", "rows": 1}}),
             json!({"v": 1, "vocabulary": {"fingerprint": "ab".repeat(32)}}),

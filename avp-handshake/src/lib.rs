@@ -30,7 +30,7 @@ mod resolve;
 mod session;
 mod text;
 
-pub use capabilities::{Capabilities, EXTENSION_KEY, VocabularyClaim};
+pub use capabilities::{Capabilities, EXTENSION_KEY, VocabularyClaim, without_device};
 pub use config::ConfigError;
 pub use hash::{model_hash, tokenizer_hash};
 pub use hello::{AVP_VERSION, Hello, MAX_HELLO_BYTES};

@@ -82,7 +82,8 @@ impl Agent {
     pub fn hello(&self) -> Hello {
         let info = self.backend.info();
         let mut hello = Hello::new(&self.name, info.identity.clone());
-        announce(&mut hello, info.weights.as_deref(), self.vocabularies.claim(self.backend.as_ref()));
+        let device = self.backend.shared_device().map(str::to_owned);
+        announce(&mut hello, info.weights.as_deref(), self.vocabularies.claim(self.backend.as_ref()), device);
         hello
     }
 
@@ -168,17 +169,24 @@ impl Agent {
 /// What an agent says of itself that takes contexts of this model and nothing else.
 pub(crate) fn hello_of(name: &str, model: &ModelInfo) -> Hello {
     let mut hello = Hello::new(name, model.identity.clone());
-    announce(&mut hello, model.weights.as_deref(), None);
+    announce(&mut hello, model.weights.as_deref(), None, None);
     hello
 }
 
-/// Announces our extension, the checkpoint where it is known, and the vocabulary of who takes distributions.
-pub(crate) fn announce(hello: &mut Hello, weights: Option<&str>, vocabulary: Option<VocabularyClaim>) {
+/// Announces our extension, the checkpoint where it is known, the vocabulary of who takes distributions, and the device in whose
+/// memory contexts are taken.
+pub(crate) fn announce(
+    hello: &mut Hello,
+    weights: Option<&str>,
+    vocabulary: Option<VocabularyClaim>,
+    device: Option<String>,
+) {
     let capabilities = Capabilities {
         weights: weights.and_then(|hex| hex.parse::<Fingerprint>().ok()),
-        keys: KEYS.map(str::to_owned).to_vec(),
+        keys: KEYS.into_iter().chain(device.is_some().then_some(ext::MEMORY)).map(str::to_owned).collect(),
         codecs: Vec::new(),
         vocabulary,
+        device,
     };
     capabilities.announce(hello);
 }

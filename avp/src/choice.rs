@@ -36,6 +36,39 @@ pub enum Handover {
     },
 }
 
+/// Which way a KV cache went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KvPath {
+    /// As frames, through memory of the host.
+    Host {
+        /// Why it did not stay on the device that both engines compute on; `None` where there is none.
+        why: Option<String>,
+    },
+    /// Through memory of the device, in one piece.
+    Device,
+}
+
+impl KvPath {
+    /// `host` or `device`.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Host { .. } => "host",
+            Self::Device => "device",
+        }
+    }
+
+    /// Why it is not the device.
+    #[must_use]
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Host { why } => why.as_deref(),
+            Self::Device => None,
+        }
+    }
+}
+
 impl Handover {
     /// `none`, `kv`, `distribution`, `embeddings` or `text`.
     #[must_use]

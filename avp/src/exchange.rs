@@ -12,9 +12,9 @@ use avp_wire::{ErrorCode, Frame, KvHeader, Metadata, Mode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Handover;
 use crate::answering::Written;
 use crate::cross_model::VALIDATE;
+use crate::{Handover, KvPath};
 
 /// Key of a question's `extra` object.
 const GENERATE: &str = "generate";
@@ -92,6 +92,8 @@ pub struct Answer {
     pub stop: String,
     /// What the peer got of the context.
     pub handover: Handover,
+    /// Which way the KV cache went, where one did.
+    pub kv_path: Option<KvPath>,
     /// Whether the peer knows the context to come from its own checkpoint.
     pub verified: bool,
     /// Tokens that the peer had to process before it could answer.
@@ -197,6 +199,7 @@ impl AnswerRecord {
             tokens: self.tokens,
             stop: self.stop,
             handover,
+            kv_path: None,
             verified: self.verified,
             prompt_tokens: self.prompt_tokens,
             context_tokens: self.context_tokens,

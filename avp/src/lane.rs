@@ -21,6 +21,8 @@ use tokio::time::sleep;
 use crate::answering::{blocking, import, internal};
 use crate::context_sink::ContextSink;
 use crate::cross_model::{Incoming, vocabulary_frame};
+#[cfg(target_os = "linux")]
+use crate::device;
 use crate::incoming::{self, Answer};
 use crate::session::{Session, can_go_on, is_idle};
 
@@ -297,7 +299,27 @@ impl Lane {
         Ok(self.acknowledge(&ack))
     }
 
+    /// Takes a context whose planes lie in memory of the device. A sender that hears of a refusal sends frames.
+    #[cfg(target_os = "linux")]
+    async fn in_memory(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
+        self.take_permit()?;
+        match device::take(&self.transfer, Arc::clone(&self.session.shared), frame).await {
+            Ok(context) => {
+                self.context = Given::Whole(Ok(context));
+                Ok(vec![device::taken(self.stamp())])
+            }
+            Err(refusal) => {
+                self.permit = None;
+                Err(refusal)
+            }
+        }
+    }
+
     async fn slab(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
+        #[cfg(target_os = "linux")]
+        if device::is_in_memory(&frame) && matches!(self.context, Given::Nothing) {
+            return self.in_memory(frame).await;
+        }
         if let Given::Slabs(incoming, round) = &mut self.context {
             let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
             let taken = blocking(move || {

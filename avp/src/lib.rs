@@ -16,6 +16,8 @@ mod choice;
 mod context_sink;
 mod cross_model;
 mod deliver;
+#[cfg(target_os = "linux")]
+mod device;
 mod exchange;
 mod file;
 mod http;
@@ -52,7 +54,7 @@ pub use avp_wire::{BufferPool, Frame, FrameHead, KvDtype, KvHeader, Limits, Meta
 
 pub use agent::{Agent, AgentError};
 pub use ask_error::AskError;
-pub use choice::{Choice, Handover, choose};
+pub use choice::{Choice, Handover, KvPath, choose};
 pub use cross_model::{OutgoingHidden, Projected, project_into};
 pub use deliver::Handed;
 pub use exchange::Answer;

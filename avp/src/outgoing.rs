@@ -1,6 +1,8 @@
 //! Contexts on their way out: a frame, a file, or what an engine holds, cut into slabs that are read when they go.
 
 use std::fmt;
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use avp_backend::{Context, ContextError, ContextStamp, KvRange};
@@ -38,6 +40,12 @@ pub(crate) trait SlabSource: Send + Sync {
     /// The payload of the whole cache, where it is at hand without a copy.
     fn whole(&self) -> Option<Bytes> {
         None
+    }
+
+    /// The planes of the whole cache in memory of `device`, where they lie on it.
+    #[cfg(target_os = "linux")]
+    fn share(&self, _device: &str) -> Result<Option<OwnedFd>, SourceError> {
+        Ok(None)
     }
 }
 
@@ -134,6 +142,12 @@ impl OutgoingContext {
         Ok(Some(self.manifest.slab_frame(metadata, &self.transfer, &id, payload)?))
     }
 
+    /// The planes of the whole cache in memory of `device`, where they lie on it. Copies: for a blocking thread.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn share(&self, device: &str) -> Result<Option<OwnedFd>, SourceError> {
+        self.source.share(device)
+    }
+
     /// The payload of the whole cache.
     pub(crate) fn whole(&self, pool: &BufferPool) -> Result<Bytes, SourceError> {
         let KvHeader { num_layers: layers, seq_len: tokens, .. } = self.manifest.kv;
@@ -203,5 +217,10 @@ impl SlabSource for Context {
         let range =
             KvRange { layers: run(id.first_layer, id.layers), tokens: run(id.first_token, id.tokens) };
         Ok(self.sequence().export_kv(&range, planes).map_err(ContextError::from)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn share(&self, device: &str) -> Result<Option<OwnedFd>, SourceError> {
+        Ok(self.sequence().share_kv(device).map_err(ContextError::from)?)
     }
 }

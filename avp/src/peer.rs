@@ -7,7 +7,9 @@ use std::future::Future;
 use std::time::Instant;
 
 use avp_backend::GenerateOptions;
-use avp_handshake::{Established, Hello, ModelIdentity, NegotiatorConfig, Resolution, TextMessage};
+use avp_handshake::{
+    Established, Hello, ModelIdentity, NegotiatorConfig, Resolution, TextMessage, without_device,
+};
 use avp_transport::{
     Options as TransportOptions, Transfer, Transfers, TransportUrl, connect, negotiate_client,
 };
@@ -22,11 +24,13 @@ use crate::asking::{accepted, blocking, send};
 use crate::choice::{Choice, choose, nothing_to_project, refused};
 use crate::cross_model::{OutgoingHidden, Plan};
 use crate::deliver::{Delivery, Handed};
+#[cfg(target_os = "linux")]
+use crate::device;
 use crate::exchange::{GenerateRequest, mark_slab, question_frame, record_of};
 use crate::outgoing::OutgoingContext;
 use crate::text_key::with_text;
 use crate::turned_away::{explained, unless_refused};
-use crate::{Answer, Handover};
+use crate::{Answer, Handover, KvPath};
 
 /// A question to another agent.
 #[derive(Clone, Debug, Default)]
@@ -64,9 +68,12 @@ impl Peer {
     ///
     /// # Errors
     /// [`AskError`] if nobody answers there, or the handshake fails.
-    pub async fn connect(url: &str, hello: Hello, options: &TransportOptions) -> Result<Self, AskError> {
+    pub async fn connect(url: &str, mut hello: Hello, options: &TransportOptions) -> Result<Self, AskError> {
         let url: TransportUrl = url.parse()?;
         let mut connection = connect(&url, options).await?;
+        if !connection.passes_descriptors() {
+            without_device(&mut hello);
+        }
         let config = NegotiatorConfig::new(hello.clone(), connection.peer_id());
         let established = negotiate_client(&mut connection, config).await?;
         let transfers = Transfers::over(connection);
@@ -80,7 +87,7 @@ impl Peer {
     pub fn hello_for(name: &str, context: Option<&OutgoingContext>) -> Hello {
         let mut hello = Hello { agent_id: name.to_owned(), ..Hello::default() };
         hello.identity = context.map(identity_of);
-        announce(&mut hello, context.and_then(weights_of), None);
+        announce(&mut hello, context.and_then(weights_of), None, None);
         hello
     }
 
@@ -125,7 +132,10 @@ impl Peer {
                 let handover = Handover::Kv;
                 match self.ask_behind(context, ask, &mut sent, on).await {
                     Err(error) => Self::or_text("KV cache", error, ask)?,
-                    Ok(reply) => return Ok(answer(reply, handover, sent, started)),
+                    Ok((reply, path)) => {
+                        let answer = answer(reply, handover, sent, started);
+                        return Ok(Answer { kv_path: Some(path), ..answer });
+                    }
                 }
             }
             Route::Distributions(distributions, handover) => {
@@ -238,15 +248,22 @@ impl Peer {
         ask: &Ask,
         sent: &mut u64,
         on: &(dyn Fn(Handed) + Sync),
-    ) -> Result<TextMessage, AskError> {
+    ) -> Result<(TextMessage, KvPath), AskError> {
         let context = self.with_free_id(context);
         let mut lane = self.transfers.open(context.transfer().as_str())?;
         let question = self.question(ask.prompt.clone(), ask, &Handover::Kv, Some(context.transfer()));
         let in_slabs = context.manifest().slab_count() > 1 && self.has_announced(ext::BLAKE3);
-        let whole = if in_slabs { None } else { Some(self.whole_frame(&context).await?) };
+        let device = self.established.capabilities.as_ref().and_then(|theirs| theirs.device.clone());
+        let in_one = self.described_as_one(&context);
         let (described, stamp, options) = (self.described(&context), self.stamp(), self.options.clone());
         let asking = async {
-            if let Some(whole) = whole {
+            let path = through_device(&mut lane, &context, in_one.clone(), device).await?;
+            if path == KvPath::Device {
+                *sent += send(&lane, question).await?;
+            } else if !in_slabs {
+                let (context, pool) = (context.clone(), options.pool.clone());
+                let whole = blocking(move || context.whole(&pool)).await??;
+                let whole = Frame::new(in_one, whole);
                 *sent += send(&lane, whole).await?;
                 *sent += send(&lane, question).await?;
             } else {
@@ -255,7 +272,7 @@ impl Peer {
                 *sent += send(delivery.lane(), question).await?;
                 *sent += delivery.complete(on).await?;
             }
-            answer_on(&mut lane).await
+            Ok((answer_on(&mut lane).await?, path))
         };
         self.unless_turned_away(asking).await
     }
@@ -298,13 +315,12 @@ impl Peer {
         question_frame(session, &self.hello.agent_id, content, &request, handover, transfer)
     }
 
-    /// The context as one frame.
-    async fn whole_frame(&self, context: &OutgoingContext) -> Result<Frame, AskError> {
+    /// What is said of a context that goes in one frame.
+    fn described_as_one(&self, context: &OutgoingContext) -> Metadata {
         let mut metadata = self.described(context);
         let id = context.transfer().as_str();
         mark_slab(&mut metadata, context.kv_header(), self.established.session.id.as_str(), id);
-        let (context, pool) = (context.clone(), self.options.pool.clone());
-        Ok(Frame::new(metadata, blocking(move || context.whole(&pool)).await??))
+        metadata
     }
 
     /// What is said of a context, addressed to this session and without what this peer did not announce.
@@ -337,6 +353,30 @@ enum Route<'a> {
     Distributions(Vec<Distribution>, Handover),
     /// Why nothing else.
     Text(String),
+}
+
+/// Hands a cache over in memory of `device`, which the peer has announced, if that is where it lies.
+#[cfg(target_os = "linux")]
+async fn through_device(
+    lane: &mut Transfer,
+    context: &OutgoingContext,
+    described: Metadata,
+    device: Option<String>,
+) -> Result<KvPath, AskError> {
+    match device.filter(|_| lane.passes_descriptors()) {
+        Some(device) => device::hand_over(lane, context, described, device).await,
+        None => Ok(KvPath::Host { why: None }),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn through_device(
+    _: &mut Transfer,
+    _: &OutgoingContext,
+    _: Metadata,
+    _: Option<String>,
+) -> Result<KvPath, AskError> {
+    Ok(KvPath::Host { why: None })
 }
 
 async fn answer_on(lane: &mut Transfer) -> Result<TextMessage, AskError> {

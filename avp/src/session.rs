@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use avp_handshake::{NegotiatorConfig, Reject};
+use avp_handshake::{NegotiatorConfig, Reject, without_device};
 use avp_transport::{
     Connection, Deadline, LimitExceeded, Party, Peer, Transfer, Transfers, TransportError, negotiate_server,
 };
@@ -37,7 +37,11 @@ pub(crate) struct Session {
 
 /// Negotiates and serves until the peer ends its side.
 pub(crate) async fn run(shared: Arc<Shared>, mut connection: Connection) -> Result<(), TransportError> {
-    let mut config = NegotiatorConfig::new(shared.agent.hello(), connection.peer_id());
+    let mut hello = shared.agent.hello();
+    if !connection.passes_descriptors() {
+        without_device(&mut hello);
+    }
+    let mut config = NegotiatorConfig::new(hello, connection.peer_id());
     config.policy = shared.options.policy;
     let established = negotiate_server(&mut connection, config).await?;
     let Some(place) = shared.places.take(Party::from(connection.peer())) else {

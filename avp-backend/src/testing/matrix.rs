@@ -1,6 +1,12 @@
 //! A backend made of two given tables, small enough to follow by hand.
 
 use std::collections::{BTreeMap, HashMap};
+#[cfg(unix)]
+use std::fs::File;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +37,16 @@ pub struct MatrixTables {
 pub struct MatrixBackend {
     info: ModelInfo,
     tables: Arc<MatrixTables>,
+    device: Option<TestDevice>,
+}
+
+/// A device whose memory is that of the host: a file stands for what a driver would share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestDevice {
+    /// Its name in all processes.
+    pub name: String,
+    /// Bytes that what it shares is too short by.
+    pub lacking: usize,
 }
 
 impl MatrixBackend {
@@ -67,7 +83,13 @@ impl MatrixBackend {
             chat_template: None,
             special_tokens: HashMap::new(),
         };
-        Self { info, tables: Arc::new(tables) }
+        Self { info, tables: Arc::new(tables), device: None }
+    }
+
+    /// The same model with its caches in memory of a device.
+    #[must_use]
+    pub fn with_device(self, device: TestDevice) -> Self {
+        Self { device: Some(device), ..self }
     }
 
     /// The same model announcing another checkpoint fingerprint, or none.
@@ -111,6 +133,7 @@ impl Backend for MatrixBackend {
             window: self.info.max_positions,
             rows: Vec::new(),
             ahead: BTreeMap::new(),
+            device: self.device.clone(),
         };
         sequence.reserve(capacity)?;
         Ok(Box::new(sequence))
@@ -141,6 +164,10 @@ impl Backend for MatrixBackend {
             out.append(&mut sum);
         }
         Ok(out)
+    }
+
+    fn shared_device(&self) -> Option<&str> {
+        self.device.as_ref().map(|device| device.name.as_str())
     }
 
     fn mean_embedding_norm(&self) -> Result<f32, BackendError> {
@@ -177,6 +204,7 @@ struct MatrixSequence {
     rows: Vec<f32>,
     /// Rows that were imported ahead of others, by their first position.
     ahead: BTreeMap<usize, Vec<f32>>,
+    device: Option<TestDevice>,
 }
 
 impl Sequence for MatrixSequence {
@@ -265,6 +293,26 @@ impl Sequence for MatrixSequence {
             self.append(start, &values)?;
         }
         Ok(())
+    }
+
+    #[cfg(unix)]
+    fn share_kv(&self, device: &str) -> Result<Option<OwnedFd>, BackendError> {
+        let Some(own) = self.device.as_ref().filter(|own| own.name == device) else { return Ok(None) };
+        let mut bytes = vec![0; self.rows.len() * 8];
+        self.export_kv(&KvRange { layers: 0..1, tokens: 0..self.len() }, &mut bytes)?;
+        bytes.truncate(bytes.len() - own.lacking);
+        let failed = |error: std::io::Error| BackendError::Engine(error.to_string());
+        let memory = tempfile::tempfile().map_err(failed)?;
+        memory.write_all_at(&bytes, 0).map_err(failed)?;
+        Ok(Some(memory.into()))
+    }
+
+    #[cfg(unix)]
+    fn take_shared_kv(&mut self, tokens: usize, dtype: KvDtype, memory: OwnedFd) -> Result<(), BackendError> {
+        let mut bytes = vec![0; tokens * self.tables.hidden_dim * 8];
+        let read = File::from(memory).read_exact_at(&mut bytes, 0);
+        read.map_err(|error| BackendError::Engine(error.to_string()))?;
+        self.import_kv(&KvRange { layers: 0..1, tokens: 0..tokens }, dtype, &bytes)
     }
 
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError> {

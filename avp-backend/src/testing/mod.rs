@@ -3,4 +3,4 @@
 mod matrix;
 pub mod suite;
 
-pub use matrix::{MatrixBackend, MatrixTables};
+pub use matrix::{MatrixBackend, MatrixTables, TestDevice};

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use avp::{
-    Agent, Answer, Ask, Handover, OutgoingContext, OutgoingHidden, Peer, Prompt, Retry, Saved,
+    Agent, Answer, Ask, Handover, KvPath, OutgoingContext, OutgoingHidden, Peer, Prompt, Retry, Saved,
     VerificationPolicy, open_saved, text_of,
 };
 use serde_json::{Value, json};
@@ -95,7 +95,14 @@ fn print(answer: &Answer) -> Result<()> {
     if answer.handover != Handover::Nothing {
         let unverified = answer.handover == Handover::Kv && !answer.verified;
         let note = if unverified { ", unverified: one side has no weights fingerprint" } else { "" };
-        output::note(&format!("handed over as {}{note}", answer.handover));
+        let path = match &answer.kv_path {
+            Some(KvPath::Device) => " through memory of the device".to_owned(),
+            Some(KvPath::Host { why: Some(why) }) => {
+                format!(" through the host, not through memory of the device: {}", output::printable(why))
+            }
+            _ => String::new(),
+        };
+        output::note(&format!("handed over as {}{path}{note}", answer.handover));
     }
     Ok(())
 }
@@ -111,6 +118,8 @@ fn record(answer: &Answer, resolution: &str) -> Value {
         "stop": answer.stop,
         "handover": answer.handover.as_str(),
         "why": answer.handover.why(),
+        "kv_path": answer.kv_path.as_ref().map(KvPath::as_str),
+        "kv_path_why": answer.kv_path.as_ref().and_then(KvPath::why),
         "positions": positions,
         "left_out": left_out,
         "resolution": resolution,

@@ -2,6 +2,8 @@
 
 mod common;
 mod cross_model;
+#[cfg(target_os = "linux")]
+mod device;
 mod exchange;
 mod hostile;
 mod http;

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use avp::{
-    Ask, BufferPool, Context, ContextStamp, GenerateOptions, OutgoingContext, Peer, Prompt, SamplingOptions,
-    TransportOptions,
+    Agent, Ask, BufferPool, Context, ContextStamp, GenerateOptions, OutgoingContext, Peer, Prompt,
+    SamplingOptions, TransportOptions,
 };
 use avp_handshake::Reject;
 use avp_wire::slab::Ack;
@@ -18,7 +18,11 @@ use super::{LONG, Raw, agent, question};
 const QUESTION: &str = "question";
 
 pub(crate) async fn thought() -> Context {
-    agent().think(Prompt::User("notes that are long enough for some slabs".into()), None, 2).await.unwrap()
+    thought_by(&agent()).await
+}
+
+pub(crate) async fn thought_by(agent: &Agent) -> Context {
+    agent.think(Prompt::User("notes that are long enough for some slabs".into()), None, 2).await.unwrap()
 }
 
 /// The context in slabs of 8 tokens.

@@ -17,7 +17,7 @@ const DIM: usize = 8;
 /// Far beyond what anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-fn model() -> MatrixBackend {
+pub(crate) fn model() -> MatrixBackend {
     let input = (0..256 * DIM).map(|i| (i % 7) as f32 - 3.0).collect();
     MatrixBackend::new("model", MatrixTables { hidden_dim: DIM, input, output: None }, 512)
 }

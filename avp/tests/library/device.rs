@@ -1,0 +1,150 @@
+//! Contexts through memory of a device, between agents over a socket. The device here is the host: what a GPU's driver would share is
+//! a file.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use avp::{Agent, KvPath, Peer, ServeOptions, TransportOptions, serve};
+use avp_backend::testing::TestDevice;
+use avp_handshake::{NegotiatorConfig, Reject};
+use avp_transport::{Transfer, Transfers, connect, negotiate_client};
+use avp_wire::{EncodeOptions, ErrorCode, Frame, KvHeader, ext};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::common::delivery::{alone, ask, outgoing, thought_by};
+use crate::common::{LONG, agent, model, question};
+
+fn on(name: &str, lacking: usize) -> Agent {
+    let device = TestDevice { name: name.to_owned(), lacking };
+    Agent::new("agent", Arc::new(model().with_device(device)))
+}
+
+/// Serves for as long as the test runs, at a socket in `folder`.
+async fn start(folder: &TempDir, agent: Agent) -> String {
+    let url = format!("avp+shm://{}", folder.path().join("agent.sock").display());
+    let server = serve(agent, &url, ServeOptions::default(), |_| ()).await.unwrap();
+    tokio::spawn(server.run(std::future::pending()));
+    url
+}
+
+/// Which way a context of `ours` goes to `theirs`, which answers as its maker would.
+async fn path(url: &str, ours: &Agent) -> KvPath {
+    let context = thought_by(ours).await;
+    let mut peer = Peer::connect(url, ours.hello(), &TransportOptions::default()).await.unwrap();
+    let mut paths = Vec::new();
+    for _ in 0..2 {
+        let ask = ask(Some(outgoing(&context)));
+        let answer = timeout(LONG, peer.ask(&ask)).await.unwrap().unwrap();
+        assert_eq!(answer.tokens, alone(&context).await);
+        assert_eq!(answer.context_tokens, context.len());
+        paths.push(answer.kv_path.unwrap());
+    }
+    assert_eq!(paths[0], paths[1]);
+    peer.close().await.unwrap();
+    paths.remove(0)
+}
+
+// spec: exchange 9.1, exchange 9.3
+#[tokio::test]
+async fn on_one_device_a_context_does_not_leave_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = start(&folder, on("cuda:1", 0)).await;
+    assert_eq!(path(&url, &on("cuda:1", 0)).await, KvPath::Device);
+    for ours in [on("cuda:2", 0), agent()] {
+        assert_eq!(path(&url, &ours).await, KvPath::Host { why: None }, "devices differ");
+    }
+}
+
+// spec: exchange 9.4
+#[tokio::test]
+async fn memory_that_cannot_be_used_costs_a_message_and_not_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = start(&folder, on("cuda:1", 0)).await;
+    let KvPath::Host { why: Some(why) } = path(&url, &on("cuda:1", 1)).await else {
+        panic!("it was too short")
+    };
+    assert!(why.contains("cannot be used"), "{why}");
+}
+
+// spec: extensions 2.7
+#[tokio::test]
+async fn peers_that_are_not_on_this_machine_do_not_hear_of_devices() {
+    for url in ["avp+mem:no-device", "avp+tcp://127.0.0.1:0"] {
+        let server = serve(on("cuda:1", 0), url, ServeOptions::default(), |_| ()).await.unwrap();
+        let url = server.url().to_string();
+        tokio::spawn(server.run(std::future::pending()));
+        assert_eq!(path(&url, &on("cuda:1", 0)).await, KvPath::Host { why: None });
+        let mut connection = connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
+        let config = NegotiatorConfig::new(agent().hello(), connection.peer_id());
+        let established = negotiate_client(&mut connection, config).await.unwrap();
+        assert_eq!(established.capabilities.unwrap().device, None, "{url}");
+    }
+}
+
+/// A transfer in which any frame can be said.
+struct Hostile {
+    lane: Transfer,
+    session: String,
+    header: KvHeader,
+}
+
+impl Hostile {
+    /// What the agent says to a context whose memory has this token and whose payload is this.
+    async fn refusal(&mut self, token: &str, payload: Vec<u8>) -> Reject {
+        let context = thought_by(&on("cuda:1", 0)).await;
+        let mut metadata = outgoing(&context).metadata().clone();
+        metadata.session_id.clone_from(&self.session);
+        for (key, value) in [(ext::KIND, "slab"), (ext::MEMORY, token)] {
+            metadata.extra.insert(key.to_owned(), value.to_owned());
+        }
+        self.lane.send(Frame::new(metadata, payload), &EncodeOptions::default()).await.unwrap();
+        let reply = timeout(LONG, self.lane.recv()).await.unwrap().unwrap().unwrap();
+        Reject::from_frame(&reply).expect("a refusal")
+    }
+
+    async fn refusal_of(&mut self, memory: impl Into<OwnedFd>) -> Reject {
+        let token = self.lane.pass(memory.into()).await.unwrap();
+        let header = self.header.encode().to_vec();
+        self.refusal(&token.to_string(), header).await
+    }
+}
+
+// spec: exchange 9.2, exchange 9.4, extensions 1.1
+#[tokio::test]
+async fn a_hostile_peer_s_memory_is_refused_and_the_transfer_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = start(&folder, on("cuda:1", 0)).await;
+    let mut connection = connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
+    let config = NegotiatorConfig::new(on("cuda:1", 0).hello(), connection.peer_id());
+    let established = negotiate_client(&mut connection, config).await.unwrap();
+    assert_eq!(established.capabilities.as_ref().unwrap().device.as_deref(), Some("cuda:1"));
+    let session = established.session.id.to_string();
+    let context = thought_by(&on("cuda:1", 0)).await;
+    let header = *outgoing(&context).kv_header();
+    let mut hostile = Hostile { lane: Transfers::over(connection).open("t").unwrap(), session, header };
+
+    for token in ["", "-1", "+1", "x", "18446744073709551616"] {
+        let refusal = hostile.refusal(token, header.encode().to_vec()).await;
+        assert_eq!(refusal.code, Some(ErrorCode::InvalidExtension), "{token}");
+    }
+    let unknown = hostile.refusal("7", header.encode().to_vec()).await;
+    assert!(unknown.message.contains("no memory was passed"), "{}", unknown.message);
+    hostile.refusal_of(File::open("/dev/null").unwrap()).await;
+    hostile.refusal_of(std::io::pipe().unwrap().1).await;
+    let token = hostile.lane.pass(File::open("/dev/zero").unwrap().into()).await.unwrap().to_string();
+    for payload in [Vec::new(), vec![0; KvHeader::SIZE + 1], vec![0xff; KvHeader::SIZE]] {
+        hostile.refusal(&token, payload).await;
+    }
+    let large = KvHeader { seq_len: u32::MAX, ..header }.encode().to_vec();
+    hostile.refusal("1", large).await;
+
+    let behind = question("question", Some("t"), serde_json::json!({}));
+    let mut behind = behind;
+    behind.metadata.session_id.clone_from(&hostile.session);
+    behind.metadata.extra.insert(ext::KIND.into(), "text".into());
+    hostile.lane.send(behind, &EncodeOptions::default()).await.unwrap();
+    let reply = timeout(LONG, hostile.lane.recv()).await.unwrap().unwrap().unwrap();
+    assert_eq!(Reject::from_frame(&reply).unwrap().code, Some(ErrorCode::SlabsMissing));
+}
