@@ -211,6 +211,11 @@ impl Backend for CandleBackend {
         vocabulary::soft_embedding(&self.model, hidden, left_out)
     }
 
+    #[cfg(feature = "cuda")]
+    fn shared_device(&self) -> Option<&str> {
+        Some(self.model.transfers.as_ref()?.sharing.as_ref()?.device())
+    }
+
     fn mean_embedding_norm(&self) -> Result<f32, BackendError> {
         vocabulary::mean_embedding_norm(&self.model).map_err(engine)
     }

@@ -1,5 +1,7 @@
 //! One run of tokens through a decoder.
 
+#[cfg(feature = "cuda")]
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use avp_backend::{BackendError, Input, KvPart, KvRange, LatentProjection, Sequence};
@@ -195,6 +197,34 @@ impl Sequence for CandleSequence {
         canonical::check_import(&self.cache, range, dtype, bytes.len())?;
         self.grow(range.tokens.end)?;
         canonical::import(&mut self.cache, range, dtype, bytes)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn share_kv(&self, device: &str) -> Result<Option<OwnedFd>, BackendError> {
+        let transfers = self.cache.shape().transfers.as_ref();
+        match transfers.and_then(|transfers| transfers.sharing.as_ref()) {
+            Some(sharing) if sharing.device() == device => {
+                sharing.share(&self.cache).map(Some).map_err(engine)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn take_shared_kv(&mut self, tokens: usize, dtype: KvDtype, memory: OwnedFd) -> Result<(), BackendError> {
+        let unsupported = |what: String| BackendError::Unsupported {
+            what,
+            supported: format!("caches of type {:?} in memory of this model's GPU", self.kv_dtype()),
+        };
+        let transfers = self.cache.shape().transfers.clone();
+        let Some(sharing) = transfers.as_ref().and_then(|transfers| transfers.sharing.as_ref()) else {
+            return Err(unsupported("a cache in memory of a device".to_owned()));
+        };
+        if dtype != self.kv_dtype() {
+            return Err(unsupported(format!("a shared cache of type {dtype:?}")));
+        }
+        self.grow(tokens)?;
+        sharing.take(&mut self.cache, tokens, &memory).map_err(engine)
     }
 
     fn fork(&self) -> Result<Box<dyn Sequence>, BackendError> {

@@ -1,6 +1,5 @@
 //! Keys and values between a GPU and the host: through pinned memory, which is kept for the next time, on a stream of copies, so
 //! that one tensor is on its way while the one before is copied to where it belongs.
-#![allow(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +9,8 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+use super::Sharing;
 
 /// Tensors that are on their way to the host at once.
 const UNDER_WAY: usize = 3;
@@ -24,6 +25,8 @@ pub(crate) struct Transfers {
     copies: Arc<CudaStream>,
     compute: Arc<CudaStream>,
     buffers: Mutex<Vec<PinnedHostSlice<u8>>>,
+    /// What moves whole caches without the host, where the driver can.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// A tensor whose bytes are on their way into `pinned`, and where they belong.
@@ -37,7 +40,8 @@ struct UnderWay<'a> {
 impl Transfers {
     pub(crate) fn new(device: &CudaDevice) -> Result<Self> {
         let compute = device.cuda_stream();
-        Ok(Self { copies: compute.fork().w()?, compute, buffers: Mutex::default() })
+        let sharing = Sharing::new(device)?;
+        Ok(Self { copies: compute.fork().w()?, compute, buffers: Mutex::default(), sharing })
     }
 
     /// Writes the bytes of tensors, each of which is made when the one before is under way, to as many pieces of `out` of `len` bytes.

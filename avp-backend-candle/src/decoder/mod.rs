@@ -61,7 +61,7 @@ pub(crate) struct Decoder {
     /// The projection of the latent steps before, where the model computes.
     projection: Mutex<Option<DeviceProjection>>,
     #[cfg(feature = "cuda")]
-    transfers: Option<Arc<crate::cuda::Transfers>>,
+    pub(crate) transfers: Option<Arc<crate::cuda::Transfers>>,
 }
 
 impl Decoder {

@@ -1,0 +1,332 @@
+//! Whole caches in memory of the device that a descriptor stands for and another process maps: the virtual memory management of
+//! the driver. The memory lives for as long as anybody has it mapped or holds a descriptor, so the process that made it may end.
+
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, result, sys,
+};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage};
+use half::{bf16, f16};
+
+use crate::cache::KvCache;
+
+const POSIX: sys::CUmemAllocationHandleType =
+    sys::CUmemAllocationHandleType_enum::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+
+/// What shares caches of one device.
+#[derive(Debug)]
+pub(crate) struct Sharing {
+    compute: Arc<CudaStream>,
+    device: String,
+}
+
+impl Sharing {
+    /// `None` where the driver does not share memory by descriptors.
+    pub(crate) fn new(device: &CudaDevice) -> Result<Option<Self>> {
+        use sys::CUdevice_attribute as Attribute;
+        let compute = device.cuda_stream();
+        let context = compute.context();
+        for needed in [
+            Attribute::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+            Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
+        ] {
+            if context.attribute(needed).w()? == 0 {
+                return Ok(None);
+            }
+        }
+        let uuid = context.uuid().w()?.bytes;
+        let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Some(Self { device: format!("cuda:{hex}"), compute }))
+    }
+
+    /// The device, by the same name in all processes of this machine.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The canonical KV of a whole cache in new memory.
+    pub(crate) fn share(&self, cache: &KvCache) -> Result<OwnedFd> {
+        let planes = Planes::of(cache, cache.len());
+        let memory = Mapped::create(self.compute.context(), planes.bytes()?)?;
+        let mut to = memory.address;
+        for index in 0..planes.layers {
+            let layer = cache.layer(index)?;
+            for tensor in [&layer.k, &layer.v] {
+                let (storage, layout) = tensor.storage_and_layout();
+                let Storage::Cuda(storage) = &*storage else {
+                    candle_core::bail!("a tensor that is on no GPU")
+                };
+                match storage.dtype() {
+                    DType::F32 => self.copy_out::<f32>(storage, layout, &planes, to)?,
+                    DType::F16 => self.copy_out::<f16>(storage, layout, &planes, to)?,
+                    DType::BF16 => self.copy_out::<bf16>(storage, layout, &planes, to)?,
+                    other => candle_core::bail!("a KV cache of type {other:?}"),
+                }
+                to += planes.tensor() as u64;
+            }
+        }
+        // The other process knows nothing of this one's streams.
+        self.compute.synchronize().w()?;
+        memory.export()
+    }
+
+    fn copy_out<T: CudaDType + DeviceRepr>(
+        &self,
+        storage: &CudaStorage,
+        layout: &Layout,
+        planes: &Planes,
+        to: u64,
+    ) -> Result<()> {
+        let slice = storage.as_cuda_slice::<T>()?;
+        planes.check(slice.len(), layout, size_of::<T>())?;
+        let (from, _reading) = slice.device_ptr(&self.compute);
+        for head in 0..planes.heads {
+            let (from, to) = (from + planes.in_cache(head), to + planes.in_memory(head));
+            // SAFETY: both runs lie within their memory, by the check above and by the size that it was made of; the memory
+            // outlives the copy, since it is not unmapped before the stream has ended it.
+            unsafe { result::memcpy_dtod_async(to, from, planes.run, self.compute.cu_stream()) }.w()?;
+        }
+        Ok(())
+    }
+
+    /// Fills all layers of `cache`, which must have room, with the canonical KV of `tokens` positions, of the type of the cache.
+    pub(crate) fn take(&self, cache: &mut KvCache, tokens: usize, memory: &OwnedFd) -> Result<()> {
+        let planes = Planes::of(cache, tokens);
+        let memory = Mapped::import(self.compute.context(), planes.bytes()?, memory)?;
+        let mut from = memory.address;
+        for index in 0..planes.layers {
+            let layer = cache.layer_mut(index)?;
+            for tensor in [&layer.k, &layer.v] {
+                tensor.inplace_op1(&CopyIn { from, planes: &planes, compute: &self.compute })?;
+                from += planes.tensor() as u64;
+            }
+        }
+        self.compute.synchronize().w()?;
+        for index in 0..planes.layers {
+            cache.fill(index, &(0..tokens));
+        }
+        Ok(())
+    }
+}
+
+/// Copies shared memory into a cache tensor `[1, kv_heads, capacity, head_dim]`.
+struct CopyIn<'a> {
+    from: u64,
+    planes: &'a Planes,
+    compute: &'a Arc<CudaStream>,
+}
+
+impl CopyIn<'_> {
+    fn copy<T: CudaDType + DeviceRepr>(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let slice = storage.as_cuda_slice_mut::<T>()?;
+        self.planes.check(slice.len(), layout, size_of::<T>())?;
+        let (to, _writing) = slice.device_ptr_mut(self.compute);
+        for head in 0..self.planes.heads {
+            let (from, to) = (self.from + self.planes.in_memory(head), to + self.planes.in_cache(head));
+            // SAFETY: as in `copy_out`: mapped are as many bytes as the planes have, or the driver would have refused.
+            unsafe { result::memcpy_dtod_async(to, from, self.planes.run, self.compute.cu_stream()) }.w()?;
+        }
+        Ok(())
+    }
+}
+
+impl InplaceOp1 for CopyIn<'_> {
+    fn name(&self) -> &'static str {
+        "take-shared-kv"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+        candle_core::bail!("memory of a GPU goes into caches on that GPU alone")
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        match storage.dtype() {
+            DType::F32 => self.copy::<f32>(storage, layout),
+            DType::F16 => self.copy::<f16>(storage, layout),
+            DType::BF16 => self.copy::<bf16>(storage, layout),
+            other => candle_core::bail!("a KV cache of type {other:?}"),
+        }
+    }
+}
+
+/// Sizes of what is shared, in bytes where nothing else is said.
+struct Planes {
+    layers: usize,
+    heads: usize,
+    /// The positions of one head.
+    run: usize,
+    /// The capacity of one head.
+    row: usize,
+}
+
+impl Planes {
+    fn of(cache: &KvCache, tokens: usize) -> Self {
+        let shape = cache.shape();
+        let position = shape.head_dim * shape.dtype.size_in_bytes();
+        Self {
+            layers: shape.layers,
+            heads: shape.kv_heads,
+            run: tokens * position,
+            row: cache.capacity() * position,
+        }
+    }
+
+    /// Keys, or values, of one layer.
+    fn tensor(&self) -> usize {
+        self.heads * self.run
+    }
+
+    fn bytes(&self) -> Result<usize> {
+        match self.layers.checked_mul(2).and_then(|tensors| tensors.checked_mul(self.tensor())) {
+            Some(bytes @ 1..) => Ok(bytes),
+            _ => candle_core::bail!("no KV cache to share, or one beyond all memory"),
+        }
+    }
+
+    /// Where the run of a head begins in a cache tensor.
+    fn in_cache(&self, head: usize) -> u64 {
+        (head * self.row) as u64
+    }
+
+    /// Where it begins in what is shared of a tensor.
+    fn in_memory(&self, head: usize) -> u64 {
+        (head * self.run) as u64
+    }
+
+    /// That a tensor of `values` is as long as its shape, and whole.
+    fn check(&self, values: usize, layout: &Layout, size: usize) -> Result<()> {
+        let is_whole = layout.is_contiguous() && layout.start_offset() == 0;
+        if !is_whole || values * size < self.heads * self.row || self.run > self.row {
+            candle_core::bail!("a KV cache shorter than its shape");
+        }
+        Ok(())
+    }
+}
+
+/// Memory of a device, mapped here.
+struct Mapped {
+    context: Arc<CudaContext>,
+    handle: sys::CUmemGenericAllocationHandle,
+    address: sys::CUdeviceptr,
+    size: usize,
+    is_mapped: bool,
+}
+
+impl Mapped {
+    /// New memory of at least `bytes`.
+    fn create(context: &Arc<CudaContext>, bytes: usize) -> Result<Self> {
+        context.bind_to_thread().w()?;
+        let properties = properties(context);
+        let size = rounded(&properties, bytes)?;
+        let mut handle = 0;
+        // SAFETY: both pointers are to values that live here, and the properties are complete.
+        unsafe { sys::cuMemCreate(&raw mut handle, size, &raw const properties, 0) }.result().w()?;
+        Self::map(context, handle, size)
+    }
+
+    /// Memory of at least `bytes` that another process made. A descriptor of anything else, or of less, is an error.
+    fn import(context: &Arc<CudaContext>, bytes: usize, descriptor: &OwnedFd) -> Result<Self> {
+        context.bind_to_thread().w()?;
+        let size = rounded(&properties(context), bytes)?;
+        let number = usize::try_from(descriptor.as_raw_fd()).unwrap_or(usize::MAX);
+        let mut handle = 0;
+        // SAFETY: a descriptor is passed by its number in place of a pointer; the driver judges what it is of, and does not keep it.
+        unsafe {
+            sys::cuMemImportFromShareableHandle(
+                &raw mut handle,
+                std::ptr::without_provenance_mut::<c_void>(number),
+                POSIX,
+            )
+        }
+        .result()
+        .w()?;
+        Self::map(context, handle, size)
+    }
+
+    /// Maps all of `handle`, which is let go of with the mapping.
+    fn map(
+        context: &Arc<CudaContext>,
+        handle: sys::CUmemGenericAllocationHandle,
+        size: usize,
+    ) -> Result<Self> {
+        let mut mapped = Self { context: Arc::clone(context), handle, address: 0, size, is_mapped: false };
+        let access = sys::CUmemAccessDesc {
+            location: location(context),
+            flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+        };
+        // SAFETY: the address range is reserved here and used for nothing else; the driver refuses to map more than there is.
+        unsafe {
+            sys::cuMemAddressReserve(&raw mut mapped.address, size, 0, 0, 0).result().w()?;
+            sys::cuMemMap(mapped.address, size, 0, handle, 0).result().w()?;
+            mapped.is_mapped = true;
+            sys::cuMemSetAccess(mapped.address, size, &raw const access, 1).result().w()?;
+        }
+        Ok(mapped)
+    }
+
+    /// A descriptor of the memory, which keeps it alive.
+    fn export(&self) -> Result<OwnedFd> {
+        let mut descriptor: i32 = -1;
+        // SAFETY: for this kind of handle the driver writes a descriptor, which is nobody else's.
+        unsafe {
+            sys::cuMemExportToShareableHandle((&raw mut descriptor).cast(), self.handle, POSIX, 0)
+                .result()
+                .w()?;
+            Ok(OwnedFd::from_raw_fd(descriptor))
+        }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // A copy that failed half-way may still be at it. Errors here have no better place to go than the next call.
+        let _ = self.context.synchronize();
+        // SAFETY: nothing uses the range any more, and each part is undone once.
+        unsafe {
+            if self.is_mapped {
+                let _ = sys::cuMemUnmap(self.address, self.size).result();
+            }
+            if self.address != 0 {
+                let _ = sys::cuMemAddressFree(self.address, self.size).result();
+            }
+            let _ = sys::cuMemRelease(self.handle).result();
+        }
+    }
+}
+
+fn location(context: &CudaContext) -> sys::CUmemLocation {
+    // SAFETY: all zeros is a location of no kind. Its second word is the device's number; bindings of newer toolkits have a union
+    // there.
+    let mut location: sys::CUmemLocation = unsafe { std::mem::zeroed() };
+    const { assert!(size_of::<sys::CUmemLocation>() == 2 * size_of::<i32>()) };
+    location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    // SAFETY: within the location, as asserted.
+    unsafe { (&raw mut location).cast::<i32>().add(1).write(context.cu_device()) };
+    location
+}
+
+fn properties(context: &CudaContext) -> sys::CUmemAllocationProp {
+    // SAFETY: all zeros asks for nothing.
+    let mut properties: sys::CUmemAllocationProp = unsafe { std::mem::zeroed() };
+    properties.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.requestedHandleTypes = POSIX;
+    properties.location = location(context);
+    properties
+}
+
+/// `bytes` up to the next size that memory comes in.
+fn rounded(properties: &sys::CUmemAllocationProp, bytes: usize) -> Result<usize> {
+    let mut unit = 0;
+    let minimum = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_MINIMUM;
+    // SAFETY: both pointers are to values that live here.
+    unsafe { sys::cuMemGetAllocationGranularity(&raw mut unit, properties, minimum) }.result().w()?;
+    match bytes.checked_next_multiple_of(unit) {
+        Some(size) => Ok(size),
+        None => candle_core::bail!("{bytes} bytes in units of {unit} of the device's memory"),
+    }
+}
