@@ -139,3 +139,69 @@ fn ack(frame: Option<Frame>, context: &OutgoingContext) -> Result<Ack, AskError>
         other => other.map_err(AskError::Protocol),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use avp_transport::{Transfers, memory_pair};
+    use avp_wire::ext::FrameKind;
+    use avp_wire::slab::{Delivery as Incoming, Manifest, SlabId};
+    use avp_wire::{KvDtype, KvHeader, Limits};
+
+    use super::*;
+    use crate::outgoing::SlabSource;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A cache whose last layer cannot be read before the first has arrived.
+    struct Lagging(Mutex<Receiver<()>>);
+
+    impl SlabSource for Lagging {
+        fn read(&self, manifest: &Manifest, id: &SlabId, out: &mut [u8]) -> Result<(), SourceError> {
+            if id.first_layer + id.layers == manifest.kv.num_layers {
+                self.0.lock().unwrap().recv_timeout(LONG).expect("the first layer arrives meanwhile");
+            }
+            manifest.slab_header(id).write_to(out).unwrap().fill(0);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn slabs_leave_while_later_layers_are_still_being_read() {
+        let kv = KvHeader { num_layers: 6, num_kv_heads: 1, head_dim: 2, seq_len: 3, dtype: KvDtype::F16 };
+        let (arrived, first) = channel();
+        let source = Arc::new(Lagging(Mutex::new(first)));
+        let context = OutgoingContext::new(Metadata::default(), Manifest::new(kv, 1, 3), source);
+        let options = TransportOptions::default();
+        let (left, right) = memory_pair("lagging", &options);
+        let (left, right) = (Transfers::over(left), Transfers::over(right));
+        let mut lane = left.open(context.transfer().as_str()).unwrap();
+        let receiver = tokio::spawn(async move {
+            let mut lane = right.accept().await.unwrap().unwrap();
+            let (manifest, id) = Manifest::from_frame(&lane.recv().await.unwrap().unwrap()).unwrap();
+            let mut incoming = Incoming::new(manifest, id.clone(), &Limits::default()).unwrap();
+            let (mut ack, mut round) = incoming.begin(&manifest).unwrap();
+            while !ack.is_complete() {
+                lane.send(ack.to_frame(Metadata::default(), &id), &EncodeOptions::default()).await.unwrap();
+                for _ in 0..ack.missing() {
+                    let slab = lane.recv().await.unwrap().unwrap();
+                    assert_eq!(slab.kind(), Ok(Some(FrameKind::Slab)));
+                    incoming.insert(&slab).unwrap();
+                    round.count();
+                    if incoming.reassembly().arrived() == 1 {
+                        arrived.send(()).unwrap();
+                    }
+                }
+                ack = incoming.answer(&mut round).unwrap().unwrap();
+            }
+            lane.send(ack.to_frame(Metadata::default(), &id), &EncodeOptions::default()).await.unwrap();
+        });
+        let described = context.metadata().clone();
+        let delivery = Delivery::offer(&mut lane, &context, described.clone(), &described, &options).await;
+        assert!(delivery.unwrap().complete(&|_| ()).await.unwrap() > 0);
+        receiver.await.unwrap();
+    }
+}
