@@ -10,7 +10,9 @@ mod report;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use avp::{Agent, Answer, Ask, Engine, GenerateOptions, OutgoingContext, Peer, Prompt, SamplingOptions};
+use avp::{
+    Agent, Answer, Ask, Engine, GenerateOptions, KvPath, OutgoingContext, Peer, Prompt, SamplingOptions,
+};
 
 use crate::args::{DemoArgs, EngineArgs};
 use crate::commands::model;
@@ -31,6 +33,8 @@ pub(crate) struct Row {
     latent: Outcome,
     /// Whether the second process wrote exactly the tokens that one process doing both writes.
     identical: bool,
+    /// Which way the cache went to it.
+    kv_path: Option<KvPath>,
     /// Time of the first agent's reading and thinking.
     think_time: Duration,
 }
@@ -174,5 +178,6 @@ async fn ask_three_ways(
         time: answer.elapsed,
     };
     let (text, latent) = (outcome(&by_text), outcome(&by_latent));
-    Ok(Row { direct, text, latent, identical: both.tokens == by_latent.tokens, think_time, question })
+    let identical = both.tokens == by_latent.tokens;
+    Ok(Row { direct, text, latent, identical, kv_path: by_latent.kv_path, think_time, question })
 }

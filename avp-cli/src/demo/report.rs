@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use avp::transport::Scheme;
-use avp::{Agent, Engine, KvDtype, Peer};
+use avp::{Agent, Engine, KvDtype, KvPath, Peer};
 use serde_json::{Value, json};
 
 use super::{Outcome, Row};
@@ -123,6 +123,10 @@ impl Report {
              question asked of the context\nidentical to one process doing both, token for token: {identical}/{n}",
             thinking.as_secs_f64() * 1e3
         ))?;
+        let on_device = self.rows.iter().filter(|r| r.kv_path == Some(KvPath::Device)).count();
+        if on_device > 0 {
+            output::line(&format!("handed over in memory of the device, not as frames: {on_device}/{n}"))?;
+        }
         Ok(())
     }
 
@@ -185,5 +189,7 @@ fn row_record(row: &Row) -> Value {
         "latent": outcome(&row.latent),
         "think_seconds": row.think_time.as_secs_f64(),
         "identical": row.identical,
+        "kv_path": row.kv_path.as_ref().map(KvPath::as_str),
+        "kv_path_why": row.kv_path.as_ref().and_then(KvPath::why),
     })
 }
