@@ -277,7 +277,8 @@ impl Mapped {
             sys::cuMemExportToShareableHandle((&raw mut descriptor).cast(), self.handle, POSIX, 0)
                 .result()
                 .w()?;
-            Ok(OwnedFd::from_raw_fd(descriptor))
+            // The driver's own would be passed on to programs that this process starts.
+            Ok(OwnedFd::from_raw_fd(descriptor).try_clone()?)
         }
     }
 }
@@ -305,8 +306,9 @@ fn location(context: &CudaContext) -> sys::CUmemLocation {
     let mut location: sys::CUmemLocation = unsafe { std::mem::zeroed() };
     const { assert!(size_of::<sys::CUmemLocation>() == 2 * size_of::<i32>()) };
     location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    let ordinal = i32::try_from(context.ordinal()).unwrap_or(i32::MAX);
     // SAFETY: within the location, as asserted.
-    unsafe { (&raw mut location).cast::<i32>().add(1).write(context.cu_device()) };
+    unsafe { (&raw mut location).cast::<i32>().add(1).write(ordinal) };
     location
 }
 
