@@ -145,6 +145,11 @@ impl<'a> Weights<'a> {
         Ok(this)
     }
 
+    /// The weights' type.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Tensor `name` of `shape`, in the weights' type.
     pub(crate) fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, BackendError> {
         self.get_as(name, shape, self.dtype)
@@ -157,27 +162,46 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         dtype: DType,
     ) -> Result<Tensor, BackendError> {
+        let (first, row) = shape.split_first().unwrap_or((&1, &[]));
+        self.joined(&[(name.to_owned(), *first)], row, dtype)
+    }
+
+    /// Tensors one below the other as `dtype`: of each `(name, rows)` the one of shape `[rows, row..]`.
+    pub(crate) fn joined(
+        &mut self,
+        parts: &[(String, usize)],
+        row: &[usize],
+        dtype: DType,
+    ) -> Result<Tensor, BackendError> {
+        let shape = |rows: usize| [&[rows], row].concat();
+        let all = shape(parts.iter().map(|(_, rows)| rows).sum());
         if self.random {
-            return random(name, shape, dtype, &self.device).map_err(engine);
+            let name = parts.first().map_or("", |(name, _)| name);
+            return random(name, &all, dtype, &self.device).map_err(engine);
         }
-        let (path, view) = self.view(name)?;
-        if view.shape() != shape {
-            let problem =
-                format!("tensor {name} has shape {:?}, but config.json asks for {shape:?}", view.shape());
-            return Err(invalid(path, problem));
+        let mut views = Vec::with_capacity(parts.len());
+        for (name, rows) in parts {
+            let (path, view) = self.view(name)?;
+            let shape = shape(*rows);
+            if view.shape() != shape {
+                let problem =
+                    format!("tensor {name} has shape {:?}, but config.json asks for {shape:?}", view.shape());
+                return Err(invalid(path, problem));
+            }
+            if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                let problem = format!("tensor {name} is of type {}; supported: F32, F16, BF16", view.dtype());
+                return Err(invalid(path, problem));
+            }
+            views.push(view);
         }
         let tensor = match dtype {
-            DType::F32 => tensor::<f32>(&view, shape),
-            DType::F16 => tensor::<f16>(&view, shape),
-            DType::BF16 => tensor::<bf16>(&view, shape),
+            DType::F32 => tensor::<f32>(&views, &all),
+            DType::F16 => tensor::<f16>(&views, &all),
+            DType::BF16 => tensor::<bf16>(&views, &all),
             other => return Err(BackendError::Engine(format!("no weights of type {other:?}"))),
         };
-        let Some(tensor) = tensor else {
-            let problem = format!("tensor {name} is of type {}; supported: F32, F16, BF16", view.dtype());
-            return Err(invalid(path, problem));
-        };
         let tensor = tensor.and_then(|t| t.to_device(&self.device)).map_err(engine)?;
-        self.done = self.done.saturating_add(view.data().len() as u64);
+        self.done = views.iter().fold(self.done, |done, view| done.saturating_add(view.data().len() as u64));
         if let Some(progress) = &self.progress {
             progress(&LoadProgress { what: "weights".into(), done: self.done, total: self.total });
         }
@@ -252,40 +276,47 @@ impl Stored for bf16 {
     }
 }
 
-/// The tensor of a view, or nothing if its type is not supported.
-fn tensor<T: Stored>(view: &TensorView<'_>, shape: &[usize]) -> Option<candle_core::Result<Tensor>> {
-    let bytes = view.data();
-    let values: Vec<T> = match view.dtype() {
-        same if same == T::STORED => copy(bytes),
-        Dtype::F32 => convert(bytes, |b: [u8; 4]| T::from_f32(f32::from_le_bytes(b))),
-        Dtype::F16 => convert(bytes, |b: [u8; 2]| T::from_f32(f16::from_le_bytes(b).to_f32())),
-        Dtype::BF16 => convert(bytes, |b: [u8; 2]| T::from_f32(bf16::from_le_bytes(b).to_f32())),
-        _ => return None,
-    };
-    Some(Tensor::from_vec(values, shape, &Device::Cpu))
+/// A tensor of the values of all views, one after the other.
+fn tensor<T: Stored>(views: &[TensorView<'_>], shape: &[usize]) -> candle_core::Result<Tensor> {
+    // From zeroed pages, which the threads that fill them touch first; most of the time goes there.
+    let mut values: Vec<T> = bytemuck::zeroed_vec(shape.iter().product());
+    let mut rest = values.as_mut_slice();
+    for view in views {
+        let (part, behind) = rest.split_at_mut(rest.len().min(view.shape().iter().product()));
+        fill(part, view);
+        rest = behind;
+    }
+    Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
-fn copy<T: Stored>(bytes: &[u8]) -> Vec<T> {
-    let mut out = vec![T::zero(); bytes.len() / size_of::<T>()];
-    // All threads copy: most of the time goes to pages that are touched for the first time.
-    let block = CONVERT_BLOCK * size_of::<T>();
-    let target: &mut [u8] = bytemuck::cast_slice_mut(&mut out);
-    target.par_chunks_mut(block).zip(bytes.par_chunks(block)).for_each(|(out, block)| {
-        // safetensors has checked that the length is that of the shape.
+/// Writes the values of a view, which is as long: safetensors has checked that its length is that of its shape.
+fn fill<T: Stored>(out: &mut [T], view: &TensorView<'_>) {
+    let bytes = view.data();
+    match view.dtype() {
+        same if same == T::STORED => {
+            copy(bytemuck::cast_slice_mut(out), bytes, CONVERT_BLOCK * size_of::<T>())
+        }
+        Dtype::F32 => convert(out, bytes, |b: [u8; 4]| T::from_f32(f32::from_le_bytes(b))),
+        Dtype::F16 => convert(out, bytes, |b: [u8; 2]| T::from_f32(f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => convert(out, bytes, |b: [u8; 2]| T::from_f32(bf16::from_le_bytes(b).to_f32())),
+        // Refused before.
+        _ => {}
+    }
+}
+
+fn copy(out: &mut [u8], bytes: &[u8], block: usize) {
+    out.par_chunks_mut(block).zip(bytes.par_chunks(block)).for_each(|(out, block)| {
         if let Some(block) = block.get(..out.len()) {
             out.copy_from_slice(block);
         }
     });
-    out
 }
 
-fn convert<T: Stored, const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> T + Sync) -> Vec<T> {
+fn convert<T: Stored, const N: usize>(out: &mut [T], bytes: &[u8], one: impl Fn([u8; N]) -> T + Sync) {
     let (elements, _) = bytes.as_chunks::<N>();
-    let mut out = vec![T::zero(); elements.len()];
     out.par_chunks_mut(CONVERT_BLOCK).zip(elements.par_chunks(CONVERT_BLOCK)).for_each(|(out, block)| {
         for (o, e) in out.iter_mut().zip(block) {
             *o = one(*e);
         }
     });
-    out
 }

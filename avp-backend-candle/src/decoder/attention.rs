@@ -12,9 +12,8 @@ use crate::weights::Weights;
 /// Attention of one layer.
 #[derive(Debug)]
 pub(crate) struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    /// Queries, keys and values, side by side.
+    qkv: Linear,
     o: Linear,
     norms: Option<(RmsNorm, RmsNorm)>,
     heads: usize,
@@ -36,19 +35,15 @@ impl Attention {
         let (hidden, head_dim) = (config.hidden, config.head_dim);
         // Bounded by the config's checks.
         let (q_width, kv_width) = (config.heads * head_dim, config.kv_heads * head_dim);
-        let mut linear = |part: &str, shape, bias| {
-            Linear::load(weights, &format!("{name}.{part}"), shape, bias, activations)
-        };
-        let q = linear("q_proj", (hidden, q_width), config.qkv_bias)?;
-        let k = linear("k_proj", (hidden, kv_width), config.qkv_bias)?;
-        let v = linear("v_proj", (hidden, kv_width), config.qkv_bias)?;
-        let o = linear("o_proj", (q_width, hidden), config.o_bias)?;
-        let mut norm = |part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), head_dim, config);
+        let map = |part: &str, output| (format!("{name}.{part}"), output);
+        let qkv = [map("q_proj", q_width), map("k_proj", kv_width), map("v_proj", kv_width)];
+        let qkv = Linear::load(weights, &qkv, hidden, config.qkv_bias, activations)?;
+        let o = Linear::load(weights, &[map("o_proj", hidden)], q_width, config.o_bias, activations)?;
+        let mut norm =
+            |part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), head_dim, config, activations);
         let norms = if config.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None };
         Ok(Self {
-            q,
-            k,
-            v,
+            qkv,
             o,
             norms,
             head_dim,
@@ -62,7 +57,7 @@ impl Attention {
 
     /// Elements of its matrices.
     pub(crate) fn matrices(&self) -> usize {
-        [&self.q, &self.k, &self.v, &self.o].map(Linear::matrix).iter().sum()
+        self.qkv.matrix() + self.o.matrix()
     }
 
     /// Attends from `x [n, hidden]` to all cached positions before and to `x` itself, whose keys and values are
@@ -75,14 +70,21 @@ impl Attention {
         step: &Step,
     ) -> Result<Tensor> {
         let n = x.dim(0)?;
-        let split = |y: Tensor, heads: usize| y.reshape((1, n, heads, self.head_dim));
-        let (mut q, mut k) =
-            (split(self.q.forward(x)?, self.heads)?, split(self.k.forward(x)?, self.kv_heads)?);
-        let v = split(self.v.forward(x)?, self.kv_heads)?;
-        if let Some((q_norm, k_norm)) = &self.norms {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        let (q, k) = (step.rotate(&q, self.layer.rope)?, step.rotate(&k, self.layer.rope)?);
+        let (heads, kv_heads) = (self.heads, self.kv_heads);
+        let qkv = self.qkv.forward(x)?.reshape((1, n, heads + 2 * kv_heads, self.head_dim))?;
+        let v = qkv.narrow(2, heads + kv_heads, kv_heads)?;
+        let (q, k) = match &self.norms {
+            // One rotation for both: they lie side by side.
+            None => {
+                let qk = step.rotate(&qkv.narrow(2, 0, heads + kv_heads)?, self.layer.rope)?;
+                (qk.narrow(1, 0, heads)?, qk.narrow(1, heads, kv_heads)?)
+            }
+            Some((q_norm, k_norm)) => {
+                let q = q_norm.forward(&qkv.narrow(2, 0, heads)?)?;
+                let k = k_norm.forward(&qkv.narrow(2, heads, kv_heads)?)?;
+                (step.rotate(&q, self.layer.rope)?, step.rotate(&k, self.layer.rope)?)
+            }
+        };
         let stored = cache.shape().dtype;
         cache.write(index, step.start, &k.to_dtype(stored)?, &v.transpose(1, 2)?.to_dtype(stored)?)?;
 

@@ -16,17 +16,23 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// Reads `{name}.weight` `[output, input]` and, if the config has it, `{name}.bias` `[output]`.
+    /// Several maps of one input as one, whose output is theirs side by side: reads of each `(name, output)` `{name}.weight`
+    /// `[output, input]` and, if the config has it, `{name}.bias` `[output]`.
     pub(crate) fn load(
         weights: &mut Weights<'_>,
-        name: &str,
-        (input, output): (usize, usize),
+        maps: &[(String, usize)],
+        input: usize,
         bias: bool,
         activations: DType,
     ) -> std::result::Result<Self, BackendError> {
-        let weight = weights.get(&format!("{name}.weight"), &[output, input])?;
+        let all = |weights: &mut Weights<'_>, kind: &str, row: &[usize], dtype| {
+            let names = maps.iter().map(|(name, output)| (format!("{name}.{kind}"), *output));
+            weights.joined(&names.collect::<Vec<_>>(), row, dtype)
+        };
+        let dtype = weights.dtype();
+        let weight = all(weights, "weight", &[input], dtype)?;
         let bias = match bias {
-            true => Some(weights.get_as(&format!("{name}.bias"), &[output], activations)?),
+            true => Some(all(weights, "bias", &[], activations)?),
             false => None,
         };
         Ok(Self { weight, bias })
@@ -55,6 +61,7 @@ pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// Root-mean-square norm, computed in f32.
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
+    /// Of the type that goes in and out of the operation, which computes in f32 whatever that is.
     weight: Tensor,
     eps: f32,
 }
@@ -65,8 +72,11 @@ impl RmsNorm {
         name: &str,
         width: usize,
         config: &DecoderConfig,
+        activations: DType,
     ) -> std::result::Result<Self, BackendError> {
-        let mut weight = weights.get_as(&format!("{name}.weight"), &[width], DType::F32)?;
+        // One and an offset would be rounded to half types.
+        let dtype = if config.norm_offset { DType::F32 } else { activations };
+        let mut weight = weights.get_as(&format!("{name}.weight"), &[width], dtype)?;
         if config.norm_offset {
             weight = (weight + 1.0).map_err(engine)?;
         }
@@ -75,17 +85,16 @@ impl RmsNorm {
 
     /// Norms the last dimension of `x`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let normed =
-            candle_nn::ops::rms_norm(&x.to_dtype(DType::F32)?.contiguous()?, &self.weight, self.eps)?;
-        normed.to_dtype(x.dtype())
+        let of_weight = x.to_dtype(self.weight.dtype())?.contiguous()?;
+        candle_nn::ops::rms_norm(&of_weight, &self.weight, self.eps)?.to_dtype(x.dtype())
     }
 }
 
 /// `down(act(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub(crate) struct Mlp {
-    gate: Linear,
-    up: Linear,
+    /// Gate and up, side by side.
+    gate_up: Linear,
     down: Linear,
     activation: Activation,
 }
@@ -98,27 +107,27 @@ impl Mlp {
         activations: DType,
     ) -> std::result::Result<Self, BackendError> {
         let (narrow, wide) = (config.hidden, config.intermediate);
-        let mut linear = |part: &str, shape| {
-            Linear::load(weights, &format!("{name}.{part}"), shape, config.mlp_bias, activations)
-        };
+        let map = |part: &str, output| (format!("{name}.{part}"), output);
+        let mut linear = |maps: &[_], input| Linear::load(weights, maps, input, config.mlp_bias, activations);
         Ok(Self {
-            gate: linear("gate_proj", (narrow, wide))?,
-            up: linear("up_proj", (narrow, wide))?,
-            down: linear("down_proj", (wide, narrow))?,
+            gate_up: linear(&[map("gate_proj", wide), map("up_proj", wide)], narrow)?,
+            down: linear(&[map("down_proj", narrow)], wide)?,
             activation: config.activation,
         })
     }
 
     /// Elements of its matrices.
     pub(crate) fn matrices(&self) -> usize {
-        [&self.gate, &self.up, &self.down].map(Linear::matrix).iter().sum()
+        self.gate_up.matrix() + self.down.matrix()
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (gate, up) = (self.gate.forward(x)?, self.up.forward(x)?);
+        let gate_up = self.gate_up.forward(x)?;
         if x.device().is_cpu() {
-            return self.down.forward(&kernels::gated(self.activation, &gate, &up)?);
+            return self.down.forward(&kernels::gated(self.activation, &gate_up)?);
         }
+        let wide = gate_up.dim(1)? / 2;
+        let (gate, up) = (gate_up.narrow(1, 0, wide)?, gate_up.narrow(1, wide, wide)?);
         let gate = match self.activation {
             Activation::Silu => gate.silu()?,
             Activation::GeluTanh => gate.gelu()?,

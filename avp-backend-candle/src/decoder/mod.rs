@@ -78,7 +78,7 @@ impl Decoder {
         let layers = (0..config.layers.len())
             .map(|i| Layer::load(w, &config, i, activations))
             .collect::<std::result::Result<_, _>>()?;
-        let norm = RmsNorm::load(w, "model.norm", config.hidden, &config)?;
+        let norm = RmsNorm::load(w, "model.norm", config.hidden, &config, activations)?;
         let head = if config.tied { None } else { Some(w.get("lm_head.weight", &table)?) };
         weights.finish(|name| {
             name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight")
@@ -213,7 +213,7 @@ impl Layer {
         let Some(layer) = config.layers.get(index) else {
             return Err(BackendError::Engine(format!("no layer {index}")));
         };
-        let mut norm = |part: &str| RmsNorm::load(weights, &name(part), config.hidden, config);
+        let mut norm = |part: &str| RmsNorm::load(weights, &name(part), config.hidden, config, activations);
         let before_attention = norm("input_layernorm")?;
         let second = norm("post_attention_layernorm")?;
         // In plain decoders post_attention_layernorm stands before the MLP, in Gemma behind attention.

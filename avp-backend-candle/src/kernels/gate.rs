@@ -11,31 +11,36 @@ use crate::config::Activation;
 /// Values per rayon task.
 const TASK: usize = 1 << 14;
 
-/// `act(gate) * up`, all f32 of one shape, on the CPU.
-pub(crate) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
-    let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    let (gate_storage, gate_layout) = gate.storage_and_layout();
-    let (up_storage, up_layout) = up.storage_and_layout();
-    let (Storage::Cpu(gates), Storage::Cpu(ups)) = (&*gate_storage, &*up_storage) else {
+/// `act(gate) * up` `[n, width]` of rows `gate, up` `[n, 2 width]` in f32, on the CPU.
+pub(crate) fn gated(activation: Activation, gate_up: &Tensor) -> candle_core::Result<Tensor> {
+    let (n, both) = gate_up.dims2()?;
+    let width = both / 2;
+    let (storage, layout) = gate_up.storage_and_layout();
+    let Storage::Cpu(values) = &*storage else {
         candle_core::bail!("activations on another device");
     };
-    let (Values::F32(gates), Values::F32(ups)) =
-        (Values::new(gates, gate_layout)?, Values::new(ups, up_layout)?)
-    else {
+    let Values::F32(values) = Values::new(values, layout)? else {
         candle_core::bail!("activations that are not f32");
     };
-    if gates.len() != ups.len() {
-        candle_core::bail!("a gate of {} values for {}", gates.len(), ups.len());
-    }
-    let mut out = vec![0f32; gates.len()];
-    let tasks = out.par_chunks_mut(TASK).zip(gates.par_chunks(TASK)).zip(ups.par_chunks(TASK));
-    tasks.for_each(|((out, gates), ups)| {
-        Arch::new().dispatch(|| match activation {
-            Activation::Silu => each(out, gates, ups, |x| x * sigmoid(x)),
-            Activation::GeluTanh => each(out, gates, ups, gelu),
+    let mut out = vec![0f32; n * width];
+    if width > 0 {
+        // A task is a part of one row, or several rows.
+        let (part, rows) = (width.min(TASK), (TASK / width).max(1));
+        let tasks = out.par_chunks_mut(width * rows).zip(values.par_chunks(both * rows));
+        tasks.for_each(|(out, values)| {
+            for (out, values) in out.chunks_exact_mut(width).zip(values.chunks_exact(both)) {
+                let (gates, ups) = values.split_at(width);
+                let parts = out.par_chunks_mut(part).zip(gates.par_chunks(part)).zip(ups.par_chunks(part));
+                parts.for_each(|((out, gates), ups)| {
+                    Arch::new().dispatch(|| match activation {
+                        Activation::Silu => each(out, gates, ups, |x| x * sigmoid(x)),
+                        Activation::GeluTanh => each(out, gates, ups, gelu),
+                    });
+                });
+            }
         });
-    });
-    Tensor::from_vec(out, gate.shape(), &Device::Cpu)
+    }
+    Tensor::from_vec(out, (n, width), &Device::Cpu)
 }
 
 #[inline(always)]
@@ -65,16 +70,17 @@ mod tests {
 
     #[test]
     fn one_pass_gives_what_candles_operations_give() {
-        for n in [1, 15, 16, 100, TASK + 3] {
-            let values: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 30.0).collect();
-            let gate = Tensor::from_vec(values.clone(), (1, n), &Device::Cpu).unwrap();
+        for (rows, n) in [(1, 1), (3, 15), (1, 16), (400, 100), (1, TASK + 3), (2, 2 * TASK)] {
+            let values: Vec<f32> = (0..rows * n).map(|i| (i as f32 * 0.37).sin() * 30.0).collect();
+            let gate = Tensor::from_vec(values.clone(), (rows, n), &Device::Cpu).unwrap();
             let up = gate.affine(0.5, 0.25).unwrap();
+            let gate_up = Tensor::cat(&[&gate, &up], 1).unwrap();
             for (activation, expected) in
                 [(Activation::Silu, gate.silu().unwrap()), (Activation::GeluTanh, gate.gelu().unwrap())]
             {
                 let expected = (expected * &up).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let got =
-                    gated(activation, &gate, &up).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    gated(activation, &gate_up).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 for ((got, expected), x) in got.iter().zip(&expected).zip(&values) {
                     assert!(
                         (got - expected).abs() <= 2e-6 * expected.abs().max(1.0),
@@ -89,7 +95,8 @@ mod tests {
     fn what_is_not_finite_stays_so() {
         let gate = Tensor::from_vec(vec![f32::NAN, f32::INFINITY], (1, 2), &Device::Cpu).unwrap();
         for activation in [Activation::Silu, Activation::GeluTanh] {
-            let got = gated(activation, &gate, &gate.ones_like().unwrap()).unwrap();
+            let gate_up = Tensor::cat(&[&gate, &gate.ones_like().unwrap()], 1).unwrap();
+            let got = gated(activation, &gate_up).unwrap();
             let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert!(got.iter().all(|x| !x.is_finite()), "{got:?}");
         }
