@@ -8,6 +8,9 @@ use crate::error::engine;
 use crate::kernels::{Soft, Values, mix_dense, mix_many, mix_sparse};
 use crate::sequence::check_ids;
 
+/// On a GPU at most this part of the table's rows, one in so many, is gathered and widened for a mix; from there on reading the whole
+/// table moves fewer bytes.
+const GATHERED: usize = 8;
 /// Table rows per step of a pass over a whole table.
 const BLOCK_ROWS: usize = 4096;
 
@@ -110,16 +113,32 @@ fn one_mix(model: &Decoder, mix: &TokenMix<'_>) -> Result<Vec<f32>> {
         });
     }
     drop(storage);
+    let scattered;
     let (rows, weights) = match mix {
         TokenMix::Sparse { ids: [], .. } | TokenMix::Dense([]) => return Ok(vec![0.0; dim]),
+        TokenMix::Sparse { ids, weights } if ids.len() > model.config.vocab / GATHERED => {
+            scattered = scatter(ids, weights, model.config.vocab);
+            (model.embed.clone(), &scattered[..])
+        }
         TokenMix::Sparse { ids, weights } => {
             let ids = Tensor::from_slice(ids, ids.len(), &model.device)?;
-            (model.embed.index_select(&ids, 0)?.to_dtype(DType::F32)?, weights)
+            (model.embed.index_select(&ids, 0)?.to_dtype(DType::F32)?, *weights)
         }
-        TokenMix::Dense(weights) => (model.embed.narrow(0, 0, weights.len())?, weights),
+        TokenMix::Dense(weights) => (model.embed.narrow(0, 0, weights.len())?, *weights),
     };
     let weights = Tensor::from_slice(weights, (1, weights.len()), &model.device)?.to_dtype(rows.dtype())?;
     weights.matmul(&rows)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
+
+/// A weight for each of `rows` ids, zero where `ids` has none; what comes twice adds up.
+fn scatter(ids: &[u32], weights: &[f32], rows: usize) -> Vec<f32> {
+    let mut all = vec![0.0; rows];
+    for (id, weight) in ids.iter().zip(weights) {
+        if let Some(sum) = usize::try_from(*id).ok().and_then(|id| all.get_mut(id)) {
+            *sum += weight;
+        }
+    }
+    all
 }
 
 /// Rows `start..` of `table`, at most [`BLOCK_ROWS`], in f32 on the CPU.
@@ -164,4 +183,14 @@ fn add(sum: &mut [f64], block: &Tensor) -> Result<()> {
         *s += f64::from(x);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sparse_mix_is_scattered_and_what_comes_twice_adds_up() {
+        assert_eq!(scatter(&[3, 1, 3], &[0.5, 0.25, 1.0], 5), [0.0, 0.25, 0.0, 1.5, 0.0]);
+    }
 }

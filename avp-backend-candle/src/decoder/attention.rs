@@ -3,6 +3,7 @@
 use avp_backend::BackendError;
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::flash::{self, Attend};
 use super::layers::{Linear, RmsNorm};
 use super::rotations::Rotations;
 use crate::cache::KvCache;
@@ -89,10 +90,21 @@ impl Attention {
         cache.write(index, step.start, &k.to_dtype(stored)?, &v.transpose(1, 2)?.to_dtype(stored)?)?;
 
         let view = step.view(self.layer.window)?;
-        let read = |t: &Tensor| t.squeeze(0)?.narrow(1, view.first, view.keys)?.to_dtype(x.dtype());
         let kv = cache.layer(index)?;
+        let read = |t: &Tensor| t.narrow(2, view.first, view.keys)?.to_dtype(x.dtype());
         let (k, v) = (read(&kv.k)?, read(&kv.v)?);
+        let mixed = if step.flash {
+            let Self { scale, softcap, .. } = *self;
+            Attend { scale, softcap, window: self.layer.window }.run(&q, &k, &v)?
+        } else {
+            self.attend(&q, &k.squeeze(0)?, &v.squeeze(0)?, view)?
+        };
+        self.o.forward(&mixed)
+    }
 
+    /// Attends from `q [1, heads, n, head_dim]` to `k` and `v` `[kv_heads, keys, head_dim]`: `[n, heads * head_dim]`.
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, view: &View) -> Result<Tensor> {
+        let (n, dtype) = (q.dim(2)?, q.dtype());
         // Queries of one KV head form one matrix, so that keys and values are not repeated.
         let group = self.heads / self.kv_heads;
         let q = q.reshape((self.kv_heads, group * n, self.head_dim))?;
@@ -104,10 +116,10 @@ impl Attention {
         if let Some(mask) = &view.mask {
             scores = scores.broadcast_add(mask)?;
         }
-        let probs = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(x.dtype())?;
-        let mixed = probs.reshape((self.kv_heads, group * n, view.keys))?.matmul(&v)?;
+        let probs = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(dtype)?;
+        let mixed = probs.reshape((self.kv_heads, group * n, view.keys))?.matmul(v)?;
         let mixed = mixed.reshape((self.heads, n, self.head_dim))?.transpose(0, 1)?.contiguous()?;
-        self.o.forward(&mixed.reshape((n, self.heads * self.head_dim))?)
+        mixed.reshape((n, self.heads * self.head_dim))
     }
 }
 
@@ -117,6 +129,8 @@ pub(crate) struct Step {
     /// Cosines and sines `[n, head_dim / 2]` of each kind of rotary embedding.
     rotations: Vec<(Tensor, Tensor)>,
     views: Vec<View>,
+    /// Whether flash attention takes it.
+    flash: bool,
 }
 
 /// What the queries of a pass see of the cache under one sliding window, or under none.
@@ -137,16 +151,22 @@ impl Step {
         n: usize,
         config: &DecoderConfig,
         rotations: &Rotations,
-        device: &Device,
+        (device, activations): (&Device, DType),
     ) -> Result<Self> {
         let rotations = rotations.of(&config.ropes, start, n, device)?;
+        // Its kernels give each head of a single query one block of the device, which leaves most of it idle.
+        let flash = n > 1 && flash::takes(device, activations, config.head_dim);
         let mut views: Vec<View> = Vec::new();
         for layer in &config.layers {
             if views.iter().all(|v| v.window != layer.window) {
-                views.push(View::new(layer.window, start, n, device)?);
+                let mut view = View::new(layer.window, start, n);
+                if !flash {
+                    view.mask = view.mask(start, n, device)?;
+                }
+                views.push(view);
             }
         }
-        Ok(Self { start, rotations, views })
+        Ok(Self { start, rotations, views, flash })
     }
 
     fn view(&self, window: Option<usize>) -> Result<&View> {
@@ -167,22 +187,34 @@ impl Step {
 }
 
 impl View {
-    fn new(window: Option<usize>, start: usize, n: usize, device: &Device) -> Result<Self> {
-        // Query q sees key k if q - window < k <= q.
-        let first_seen = |query: usize| window.map_or(0, |w| (query + 1).saturating_sub(w));
-        let first = first_seen(start);
-        let keys = start + n - first;
+    /// Without its mask.
+    fn new(window: Option<usize>, start: usize, n: usize) -> Self {
+        let first = first_seen(window, start);
+        Self { window, first, keys: start + n - first, mask: None }
+    }
+
+    fn mask(&self, start: usize, n: usize, device: &Device) -> Result<Option<Tensor>> {
         if n == 1 {
-            return Ok(Self { window, first, keys, mask: None });
+            return Ok(None);
         }
+        // Where no window ends, all see what is before the pass, and only what it adds itself goes to the device.
+        let ends = first_seen(self.window, start + n - 1) > 0;
+        let (first, keys) = if ends { (self.first, self.keys) } else { (start, n) };
         let mut mask = vec![f32::NEG_INFINITY; n * keys];
         for (query, row) in (start..).zip(mask.chunks_exact_mut(keys)) {
-            if let Some(seen) = row.get_mut(first_seen(query) - first..=query - first) {
+            if let Some(seen) = row.get_mut(first_seen(self.window, query).max(first) - first..=query - first)
+            {
                 seen.fill(0.0);
             }
         }
-        Ok(Self { window, first, keys, mask: Some(Tensor::from_vec(mask, (n, keys), device)?) })
+        let mask = Tensor::from_vec(mask, (n, keys), device)?;
+        Ok(Some(mask.pad_with_zeros(1, self.keys - keys, 0)?))
     }
+}
+
+/// The first key that a query sees: key `k` if `query - window < k <= query`.
+fn first_seen(window: Option<usize>, query: usize) -> usize {
+    window.map_or(0, |window| (query + 1).saturating_sub(window))
 }
 
 /// The last of `[n, width]`, `[1, width]`.

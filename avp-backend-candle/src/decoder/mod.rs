@@ -1,6 +1,7 @@
 //! The decoder: embedding, layers, final norm, output head.
 
 mod attention;
+mod flash;
 mod latent;
 mod layers;
 mod rotations;
@@ -189,7 +190,8 @@ impl Decoder {
         cache: &mut KvCache,
         before_layer: &mut dyn FnMut(usize, &mut KvCache) -> Result<()>,
     ) -> Result<Tensor> {
-        let step = Step::new(start, x.dim(0)?, &self.config, &self.rotations, &self.device)?;
+        let step =
+            Step::new(start, x.dim(0)?, &self.config, &self.rotations, (&self.device, self.activations))?;
         for (index, layer) in self.layers.iter().enumerate() {
             before_layer(index, cache)?;
             x = layer.forward(&x, index, cache, &step)?;
