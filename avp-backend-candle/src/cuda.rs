@@ -2,6 +2,8 @@
 //! that one tensor is on its way while the one before is copied to where it belongs.
 #![allow(unsafe_code)]
 
+pub(crate) mod timing;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
