@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use avp_backend::{
-    Backend, BackendError, ModelInfo, ProjectionError, RealignmentProducts, Sequence, TextCodec, TokenMix,
+    Backend, BackendError, LatentProjection, ModelInfo, ProjectionError, RealignmentProducts, Sequence,
+    TextCodec, TokenMix,
 };
 use avp_handshake::{ModelIdentity, tokenizer_hash};
 use avp_wire::KvDtype;
 use candle_core::DType;
 
-use crate::bandwidth;
+use crate::bandwidth::{self, CopyBandwidth};
 use crate::codec::HfCodec;
 use crate::config::DecoderConfig;
 use crate::config::json::{invalid, parse_object, read_file, read_object};
@@ -19,6 +20,7 @@ use crate::error::engine;
 use crate::fingerprint;
 use crate::folder::{ChatFiles, required};
 use crate::options::{Device, LoadOptions};
+use crate::queued::{self, QueuedSteps};
 use crate::sequence::CandleSequence;
 use crate::shape::{Shape, TOKENIZER};
 use crate::vocabulary;
@@ -126,6 +128,35 @@ impl CandleBackend {
     /// If there is no memory for it.
     pub fn memory_bandwidth(&self) -> Result<f64, BackendError> {
         bandwidth::of(&self.model.device).map_err(engine)
+    }
+
+    /// How fast bytes are copied between the memory of a GPU and pinned memory of the host, or where the processor computes, by all
+    /// threads from one array of `bytes` to another: what bounds moving a KV cache of that size.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<CopyBandwidth, BackendError> {
+        bandwidth::copies(&self.model.device, bytes).map_err(engine)
+    }
+
+    /// What a GPU takes for steps behind `past` positions if it need not wait until the host has launched what they consist of: the
+    /// launches of a step are queued while the GPU is kept busy. None on a processor. Takes 2 GiB of the GPU for a moment.
+    ///
+    /// # Errors
+    /// If `past` goes beyond the window, or there is no memory.
+    pub fn queued_steps(
+        &self,
+        past: usize,
+        projection: &LatentProjection,
+    ) -> Result<Option<QueuedSteps>, BackendError> {
+        let window = self.model.config.max_positions;
+        match past {
+            0 => Err(BackendError::Shape { what: "number of positions before a step", expected: 1, got: 0 }),
+            _ if past >= window => {
+                Err(BackendError::ContextWindow { needed: past.saturating_add(1), window })
+            }
+            _ => queued::steps(&self.model, past, projection),
+        }
     }
 
     /// Loads a Hugging Face model folder.
@@ -242,7 +273,7 @@ fn open_device(device: Device) -> Result<candle_core::Device, BackendError> {
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(ordinal) => Err(BackendError::Unsupported {
             what: format!("device cuda:{ordinal} in a build without the feature `cuda`"),
-            supported: "cpu".to_owned(),
+            supported: "cpu, and GPUs in what `cargo xtask build --cuda` builds".to_owned(),
         }),
     }
 }

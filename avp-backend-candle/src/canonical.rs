@@ -44,7 +44,7 @@ pub(crate) fn export(
     if let Some(transfers) = &cache.shape().transfers {
         let tensor = |i: usize| {
             let layer = cache.layer(range.layers.start + i / 2)?;
-            let tensor = if i % 2 == 0 { &layer.k } else { &layer.v };
+            let tensor = if i.is_multiple_of(2) { &layer.k } else { &layer.v };
             tensor.narrow(2, range.tokens.start, range.tokens.len())
         };
         return transfers.export(out, half, tensor).map_err(engine);
@@ -54,7 +54,7 @@ pub(crate) fn export(
     let copied: Result<()> = tensors
         .map(|(i, out)| {
             let layer = cache.layer(range.layers.start + i / 2)?;
-            export_tensor(if i % 2 == 0 { &layer.k } else { &layer.v }, range, out, large)
+            export_tensor(if i.is_multiple_of(2) { &layer.k } else { &layer.v }, range, out, large)
         })
         .collect();
     copied.map_err(engine)

@@ -30,11 +30,14 @@ mod kernels;
 mod mmap;
 mod options;
 mod pieces;
+mod queued;
 mod sequence;
 mod shape;
 mod vocabulary;
 mod weights;
 
 pub use backend::CandleBackend;
+pub use bandwidth::CopyBandwidth;
 pub use options::{Device, LoadOptions, LoadProgress, ProgressFn};
+pub use queued::QueuedSteps;
 pub use shape::{Shape, UnknownShape};

@@ -31,11 +31,20 @@ impl Shape {
         }
     }
 
+    /// Positions of its context window.
+    #[must_use]
+    pub fn max_positions(self) -> usize {
+        match self {
+            Self::Qwen25HalfB | Self::Qwen25SevenB => 32_768,
+            Self::Llama31EightB => 131_072,
+        }
+    }
+
     /// Its `config.json`, as published.
     pub(crate) fn config(self) -> Value {
         match self {
-            Self::Qwen25HalfB => qwen([896, 4864, 24, 14, 2], 151_936, true),
-            Self::Qwen25SevenB => qwen([3584, 18_944, 28, 28, 4], 152_064, false),
+            Self::Qwen25HalfB => qwen(self, [896, 4864, 24, 14, 2], 151_936, true),
+            Self::Qwen25SevenB => qwen(self, [3584, 18_944, 28, 28, 4], 152_064, false),
             Self::Llama31EightB => json!({
                 "model_type": "llama",
                 "hidden_size": 4096,
@@ -44,7 +53,7 @@ impl Shape {
                 "num_attention_heads": 32,
                 "num_key_value_heads": 8,
                 "vocab_size": 128_256,
-                "max_position_embeddings": 131_072,
+                "max_position_embeddings": self.max_positions(),
                 "rms_norm_eps": 1e-5,
                 "rope_theta": 500_000.0,
                 "rope_scaling": {
@@ -61,7 +70,12 @@ impl Shape {
     }
 }
 
-fn qwen([hidden, intermediate, layers, heads, kv_heads]: [usize; 5], vocab: usize, tied: bool) -> Value {
+fn qwen(
+    shape: Shape,
+    [hidden, intermediate, layers, heads, kv_heads]: [usize; 5],
+    vocab: usize,
+    tied: bool,
+) -> Value {
     json!({
         "model_type": "qwen2",
         "hidden_size": hidden,
@@ -70,7 +84,7 @@ fn qwen([hidden, intermediate, layers, heads, kv_heads]: [usize; 5], vocab: usiz
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "vocab_size": vocab,
-        "max_position_embeddings": 32_768,
+        "max_position_embeddings": shape.max_positions(),
         "rms_norm_eps": 1e-6,
         "rope_theta": 1_000_000.0,
         "hidden_act": "silu",
@@ -124,6 +138,7 @@ mod tests {
             let object = parse_object(path, shape.config().to_string().as_bytes()).unwrap();
             let config = DecoderConfig::parse(path, &object).unwrap();
             assert_eq!(config.tied, shape == Shape::Qwen25HalfB);
+            assert_eq!(config.max_positions, shape.max_positions());
         }
         let error = "gpt-2".parse::<Shape>().unwrap_err().to_string();
         assert!(error.contains("gpt-2") && error.contains("qwen2.5-7b"), "{error}");

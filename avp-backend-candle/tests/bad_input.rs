@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use avp_backend::{Backend, Input};
-use avp_backend_candle::{CandleBackend, Device, LoadOptions};
+use avp_backend_candle::{CandleBackend, LoadOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -182,7 +182,7 @@ fn shards_without_an_index_are_all_read() {
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn a_device_that_this_build_lacks_is_named() {
-    let options = LoadOptions { device: Device::Cuda(1), ..LoadOptions::default() };
+    let options = LoadOptions { device: avp_backend_candle::Device::Cuda(1), ..LoadOptions::default() };
     let error = CandleBackend::load(common::folder("qwen2-tied"), &options).unwrap_err().to_string();
     assert!(error.contains("cuda:1"), "{error}");
 }

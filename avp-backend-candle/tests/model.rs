@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use avp_backend::Backend;
+use avp_backend::{Backend, LatentProjection};
 use avp_backend_candle::{CandleBackend, LoadOptions};
 use avp_wire::KvDtype;
 use common::{FIXTURES, folder, load};
@@ -108,5 +108,20 @@ fn realignment_products_and_norms_are_those_of_the_tables() {
                 assert!((products.cross[i * dim + j] - cross).abs() < 1e-3 * mean.max(1.0), "{name}");
             }
         }
+    }
+}
+
+#[test]
+fn on_a_processor_copies_have_a_rate_and_no_step_is_queued_ahead() {
+    let backend = load("qwen2-tied", KvDtype::F32);
+    for bytes in [1, 300_000] {
+        let copies = backend.copy_bandwidth(bytes).unwrap();
+        assert!(copies.to_host > 0.0 && copies.to_host.is_finite() && copies.from_host == copies.to_host);
+    }
+    assert!(backend.copy_bandwidth(usize::MAX).is_err());
+    let projection = LatentProjection::SoftEmbedding;
+    assert_eq!(backend.queued_steps(4, &projection).unwrap(), None);
+    for past in [0, backend.info().max_positions, usize::MAX] {
+        assert!(backend.queued_steps(past, &projection).is_err(), "{past}");
     }
 }

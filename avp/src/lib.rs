@@ -43,7 +43,9 @@ pub use avp_backend::{
     Sequence, SharedTokens, StopReason, ThinkError, ThinkOptions, Validation, Verification,
     VerificationPolicy, generate, think, validate_pair,
 };
-pub use avp_backend_candle::{CandleBackend, Device, LoadProgress, ProgressFn, Shape};
+pub use avp_backend_candle::{
+    CandleBackend, CopyBandwidth, Device, LoadProgress, ProgressFn, QueuedSteps, Shape,
+};
 /// GGUF files judged and read, and Ollama's models found, with or without llama.cpp.
 pub use avp_backend_llamacpp::{KvType, Probe, gguf, ollama};
 pub use avp_handshake::{Hello, ModelIdentity, Resolution, ResolutionPath};

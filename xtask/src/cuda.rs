@@ -1,5 +1,6 @@
 //! CUDA without a GPU or a driver: a toolkit of PyPI wheels, and what is built with it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,19 @@ pub(crate) fn setup() -> Result<()> {
     toolkit().map(drop)
 }
 
+/// The suite of the engine on a GPU.
+const SUITE: [&str; 9] = [
+    "test",
+    "--release",
+    "--package",
+    "avp-backend-candle",
+    "--features",
+    "cuda",
+    "--locked",
+    "--test",
+    "cuda_suite",
+];
+
 /// `cargo xtask build --cuda`: the program.
 pub(crate) fn build() -> Result<()> {
     run("build with CUDA", &mut with_toolkit(cargo(&[&["build"], &BUILD[..]].concat()))?)?;
@@ -47,6 +61,7 @@ pub(crate) fn build() -> Result<()> {
 /// `cargo xtask test --cuda`: that everything compiles and links; and where there is a GPU, that it computes what a processor does.
 pub(crate) fn test() -> Result<()> {
     build()?;
+    run("build the suite of the engine", &mut with_toolkit(cargo(&[&SUITE[..], &["--no-run"]].concat()))?)?;
     let gpu = command("nvidia-smi", &["-L"]).output().is_ok_and(|output| output.status.success());
     if !gpu {
         say(
@@ -54,6 +69,9 @@ pub(crate) fn test() -> Result<()> {
         );
         return Ok(());
     }
+    let mut suite = with_toolkit(cargo(&SUITE))?;
+    suite.env("AVP_GPU_TESTS", "required").env("LD_LIBRARY_PATH", libraries()?);
+    run("the suite of the engine on the GPU", &mut suite)?;
     let python = venv::python(true)?;
     let (program, report) = (program().display().to_string(), target().join("cuda").join("gpu.json"));
     let report = report.display().to_string();
@@ -100,6 +118,17 @@ fn with_toolkit(mut build: Command) -> Result<Command> {
 /// The toolkit that is installed here.
 fn given() -> Option<PathBuf> {
     std::env::var_os("CUDA_HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+/// Where programs find the libraries of CUDA, and what was set before.
+fn libraries() -> Result<OsString> {
+    let lib = match given() {
+        Some(home) => home.join("lib64"),
+        None => toolkit()?.join("lib"),
+    };
+    let own = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let own: Vec<PathBuf> = std::env::split_paths(&own).filter(|path| !path.as_os_str().is_empty()).collect();
+    Ok(std::env::join_paths([lib].into_iter().chain(own))?)
 }
 
 /// The folder of the toolkit, installed or completed first.

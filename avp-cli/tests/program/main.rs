@@ -4,6 +4,7 @@ mod bad_address;
 mod bad_gguf;
 mod bad_input;
 mod bad_models;
+mod bench;
 mod cert;
 mod common;
 mod cross_model;
