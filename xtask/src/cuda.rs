@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::sh::{cargo, command, run, say, target};
-use crate::venv;
+use crate::{flash_attention, venv};
 
 /// Compilers, headers and libraries of one release, the oldest of CUDA 13, so that every driver for CUDA 13 takes what is built.
 const WHEELS: &str = "\
@@ -26,8 +26,15 @@ nvidia-cuda-nvrtc==13.0.88
 const COMPUTE_CAP: &str = "90";
 /// What the driver's library is called where there is one.
 const DRIVER: &str = "libcuda.so.1";
+
 /// What is built.
-const BUILD: [&str; 6] = ["--release", "--package", "avp-cli", "--features", "cuda", "--locked"];
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kernels {
+    /// With attention by candle's operations.
+    Plain,
+    /// With flash attention, which takes hours more.
+    FlashAttention,
+}
 
 /// `cargo xtask cuda-setup`: the toolkit, where it is not there yet.
 pub(crate) fn setup() -> Result<()> {
@@ -48,8 +55,17 @@ const SUITE: [&str; 9] = [
 ];
 
 /// `cargo xtask build --cuda`: the program.
-pub(crate) fn build() -> Result<()> {
-    run("build with CUDA", &mut with_toolkit(cargo(&[&["build"], &BUILD[..]].concat()))?)?;
+pub(crate) fn build(kernels: Kernels) -> Result<()> {
+    let feature = match kernels {
+        Kernels::Plain => "cuda",
+        Kernels::FlashAttention => "flash-attn",
+    };
+    let args = ["build", "--release", "--package", "avp-cli", "--features", feature, "--locked"];
+    let mut build = with_toolkit(cargo(&args))?;
+    if let Kernels::FlashAttention = kernels {
+        flash_attention::prepare(&mut build, &target().join("cuda"), &python()?)?;
+    }
+    run("build with CUDA", &mut build)?;
     say(&format!("    {}", program().display()));
     if given().is_none() {
         let lib = toolkit()?.join("lib");
@@ -60,7 +76,7 @@ pub(crate) fn build() -> Result<()> {
 
 /// `cargo xtask test --cuda`: that everything compiles and links; and where there is a GPU, that it computes what a processor does.
 pub(crate) fn test() -> Result<()> {
-    build()?;
+    build(Kernels::Plain)?;
     run("build the suite of the engine", &mut with_toolkit(cargo(&[&SUITE[..], &["--no-run"]].concat()))?)?;
     let gpu = command("nvidia-smi", &["-L"]).output().is_ok_and(|output| output.status.success());
     if !gpu {
@@ -136,7 +152,7 @@ fn toolkit() -> Result<PathBuf> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("the wheels are for Linux on x86-64; install a CUDA 13 toolkit and set CUDA_HOME");
     }
-    let python = venv::packages(&target().join("cuda"), "wheels", WHEELS)?;
+    let python = python()?;
     let lib = python.parent().and_then(Path::parent).context("the interpreter has no folder")?.join("lib");
     let versions =
         fs::read_dir(&lib).with_context(|| lib.display().to_string())?.flatten().map(|entry| entry.path());
@@ -146,6 +162,11 @@ fn toolkit() -> Result<PathBuf> {
     link_libraries(&toolkit)?;
     stub(&toolkit)?;
     Ok(toolkit)
+}
+
+/// The interpreter of the environment that the toolkit is in.
+fn python() -> Result<PathBuf> {
+    venv::packages(&target().join("cuda"), "wheels", WHEELS)
 }
 
 /// Names without versions, which linkers look for, and `lib64`, where build scripts look.

@@ -3,6 +3,8 @@
 mod bench;
 #[cfg(unix)]
 mod cuda;
+#[cfg(unix)]
+mod flash_attention;
 mod fuzz;
 mod instructions;
 mod interop;
@@ -31,6 +33,7 @@ cargo xtask bench --check      instruction counts of small calls against xtask/i
 cargo xtask bench --baseline   writes that file anew
 cargo xtask cuda-setup         a CUDA toolkit of PyPI packages under target/cuda, for machines that have none (1.2 GB)
 cargo xtask build --cuda       `avp` for NVIDIA GPUs, with that toolkit or that of CUDA_HOME; needs neither GPU nor driver
+               --flash-attn    with flash attention for prefill, whose 53 kernels take about 4 hours on two cores
 cargo xtask test --cuda        that it compiles and links, and where there is a GPU, that it computes what a processor does
 cargo xtask transfers [ARGS]   answers between all pairs of demo models, as docs/benchmarks.md has them; ARGS go to `avp demo`
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
@@ -54,7 +57,9 @@ fn run(args: &[String]) -> Result<()> {
         #[cfg(unix)]
         ["cuda-setup"] => cuda::setup(),
         #[cfg(unix)]
-        ["build", "--cuda"] => cuda::build(),
+        ["build", "--cuda"] => cuda::build(cuda::Kernels::Plain),
+        #[cfg(unix)]
+        ["build", "--cuda", "--flash-attn"] => cuda::build(cuda::Kernels::FlashAttention),
         #[cfg(unix)]
         ["test", "--cuda"] => cuda::test(),
         ["interop"] => interop::run(false),
