@@ -159,6 +159,12 @@ class Run:
         found = self.avp("demo", "--model", model, *self.on("gpu", "bf16"), "--questions", QUESTIONS, "--transport", "shm")
         same = sum(question["identical"] for question in found["questions"])
         yield check(f"{name}, handed over on the GPU", same == QUESTIONS, f"{same} of {QUESTIONS} token for token", QUESTIONS)
+        if self.args.device.startswith("cuda"):
+            # Between two processes, without the host; where it was the host the reason is in the report.
+            stayed = sum(question["kv_path"] == "device" for question in found["questions"])
+            why = next((question["kv_path_why"] for question in found["questions"] if question["kv_path_why"]), None)
+            yield check(f"{name}, handed over in the GPU's memory", stayed == QUESTIONS,
+                        f"{stayed} of {QUESTIONS}" + (f": {why}" if why else ""), QUESTIONS)
 
     # Speed
 
