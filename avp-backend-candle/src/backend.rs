@@ -268,8 +268,7 @@ fn open_device(device: Device) -> Result<candle_core::Device, BackendError> {
     match device {
         Device::Cpu => Ok(candle_core::Device::Cpu),
         #[cfg(feature = "cuda")]
-        // A stream of its own: with that of each thread, as by default, threads that take turns would not wait for one another.
-        Device::Cuda(ordinal) => candle_core::Device::new_cuda_with_stream(ordinal).map_err(engine),
+        Device::Cuda(ordinal) => crate::cuda::open(ordinal).map_err(engine),
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(ordinal) => Err(BackendError::Unsupported {
             what: format!("device cuda:{ordinal} in a build without the feature `cuda`"),

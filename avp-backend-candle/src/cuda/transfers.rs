@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, CudaView, CudaViewMut, PinnedHostSlice};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaEvent, CudaStream, CudaView, CudaViewMut, PinnedHostSlice,
+};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
@@ -24,15 +26,47 @@ const TASK: usize = 1 << 20;
 pub(crate) struct Transfers {
     copies: Arc<CudaStream>,
     compute: Arc<CudaStream>,
-    buffers: Mutex<Vec<PinnedHostSlice<u8>>>,
+    buffers: Mutex<Vec<Pinned>>,
     /// What moves whole caches without the host, where the driver can.
     pub(crate) sharing: Option<Sharing>,
+}
+
+/// Pinned memory, and the copy that uses it last: nothing else waits for it, since [`open`](super::open) turned off what would.
+#[derive(Debug)]
+struct Pinned {
+    bytes: PinnedHostSlice<u8>,
+    last: Option<CudaEvent>,
+}
+
+impl Pinned {
+    fn wait(&mut self) -> Result<()> {
+        self.last.take().map_or(Ok(()), |last| last.synchronize().w())
+    }
+
+    /// The copy that `stream` was asked for uses it.
+    fn used_on(&mut self, stream: &CudaStream) -> Result<()> {
+        match stream.record_event(None) {
+            Ok(last) => {
+                self.last = Some(last);
+                Ok(())
+            }
+            // What cannot be waited for later is waited for now.
+            Err(_) => stream.synchronize().w(),
+        }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Errors of the device come again with the next call.
+        let _ = self.wait();
+    }
 }
 
 /// A tensor whose bytes are on their way into `pinned`, and where they belong.
 struct UnderWay<'a> {
     /// Waits for the copy when it is dropped, and so stands before what is copied.
-    pinned: PinnedHostSlice<u8>,
+    pinned: Pinned,
     tensor: Tensor,
     out: &'a mut [u8],
 }
@@ -80,7 +114,8 @@ impl Transfers {
             };
             match bytes {
                 Some(bytes) if bytes.len() == out.len() => {
-                    self.copies.memcpy_dtoh(&bytes, &mut pinned).w()?
+                    self.copies.memcpy_dtoh(&bytes, &mut pinned.bytes).w()?;
+                    pinned.used_on(&self.copies)?;
                 }
                 _ => candle_core::bail!("a KV cache shorter than its shape"),
             }
@@ -89,10 +124,10 @@ impl Transfers {
     }
 
     fn finish(&self, under_way: UnderWay<'_>) -> Result<()> {
-        let UnderWay { pinned, tensor, out } = under_way;
-        // Waits for the copy.
-        let bytes = pinned.as_slice().w()?;
+        let UnderWay { mut pinned, tensor, out } = under_way;
+        pinned.wait()?;
         drop(tensor);
+        let bytes = pinned.bytes.as_slice().w()?;
         out.par_chunks_mut(TASK).zip(bytes.par_chunks(TASK)).for_each(|(out, bytes)| {
             if let Some(bytes) = bytes.get(..out.len()) {
                 out.copy_from_slice(bytes);
@@ -112,13 +147,14 @@ impl Transfers {
         at: impl Iterator<Item = usize>,
     ) -> Result<()> {
         let mut pinned = self.take(bytes.len())?;
-        let room = pinned.as_mut_slice().w()?;
+        let room = pinned.bytes.as_mut_slice().w()?;
         room.par_chunks_mut(TASK).zip(bytes.par_chunks(TASK)).for_each(|(room, bytes)| {
             room.iter_mut().zip(bytes).for_each(|(room, byte)| *room = *byte);
         });
         // SAFETY: the copy below writes all of it before anything reads it, on the same stream.
-        let mut staged = unsafe { self.compute.alloc::<u8>(pinned.len()) }.w()?;
-        self.compute.memcpy_htod(&pinned, &mut staged).w()?;
+        let mut staged = unsafe { self.compute.alloc::<u8>(bytes.len()) }.w()?;
+        self.compute.memcpy_htod(&pinned.bytes, &mut staged).w()?;
+        pinned.used_on(&self.compute)?;
         let target = storage.as_cuda_slice_mut::<T>()?;
         for (index, at) in at.enumerate() {
             let start = index * run * size_of::<T>();
@@ -136,23 +172,27 @@ impl Transfers {
     }
 
     /// A pinned buffer of `len` bytes: one that was given back, or a new one.
-    fn take(&self, len: usize) -> Result<PinnedHostSlice<u8>> {
-        {
+    fn take(&self, len: usize) -> Result<Pinned> {
+        let kept = {
             let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = buffers.iter().position(|buffer| buffer.len() == len) {
-                return Ok(buffers.swap_remove(at));
-            }
+            let at = buffers.iter().position(|buffer| buffer.bytes.len() == len);
+            at.map(|at| buffers.swap_remove(at))
+        };
+        if let Some(mut kept) = kept {
+            kept.wait()?;
+            return Ok(kept);
         }
         // Not write-combined, which is slow to read. SAFETY: whoever takes a buffer writes all of it before it is read.
-        unsafe { self.compute.context().alloc_pinned_with_flags(len, 0) }.w()
+        let bytes = unsafe { self.compute.context().alloc_pinned_with_flags(len, 0) }.w()?;
+        Ok(Pinned { bytes, last: None })
     }
 
-    fn give_back(&self, buffer: PinnedHostSlice<u8>) {
+    fn give_back(&self, buffer: Pinned) {
         let mut dropped = Vec::new();
         {
             let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
             buffers.push(buffer);
-            while buffers.iter().map(PinnedHostSlice::num_bytes).sum::<usize>() > KEPT {
+            while buffers.iter().map(|buffer| buffer.bytes.len()).sum::<usize>() > KEPT {
                 dropped.push(buffers.remove(0));
             }
         }
