@@ -3,13 +3,15 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use avp::{Agent, KvPath, Peer, ServeOptions, TransportOptions, serve};
 use avp_backend::testing::TestDevice;
-use avp_handshake::{NegotiatorConfig, Reject};
+use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
 use avp_transport::{Transfer, Transfers, connect, negotiate_client};
-use avp_wire::{EncodeOptions, ErrorCode, Frame, KvHeader, ext};
+use avp_wire::ext::FrameKind;
+use avp_wire::{EncodeOptions, ErrorCode, Frame, KvHeader, Mode, ext};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -46,7 +48,7 @@ async fn path(url: &str, ours: &Agent) -> KvPath {
     paths.remove(0)
 }
 
-// spec: exchange 9.1, exchange 9.3
+// spec: exchange 9.1, exchange 9.5
 #[tokio::test]
 async fn on_one_device_a_context_does_not_leave_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -57,7 +59,7 @@ async fn on_one_device_a_context_does_not_leave_it() {
     }
 }
 
-// spec: exchange 9.4
+// spec: exchange 9.6
 #[tokio::test]
 async fn memory_that_cannot_be_used_costs_a_message_and_not_the_answer() {
     let folder = tempfile::tempdir().unwrap();
@@ -91,8 +93,18 @@ struct Hostile {
 }
 
 impl Hostile {
+    /// A session as of an agent on the same device.
+    async fn connect(url: &str, header: KvHeader) -> Self {
+        let mut connection = connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
+        let config = NegotiatorConfig::new(on("cuda:1", 0).hello(), connection.peer_id());
+        let established = negotiate_client(&mut connection, config).await.unwrap();
+        assert_eq!(established.capabilities.as_ref().unwrap().device.as_deref(), Some("cuda:1"));
+        let session = established.session.id.to_string();
+        Self { lane: Transfers::over(connection).open("t").unwrap(), session, header }
+    }
+
     /// What the agent says to a context whose memory has this token and whose payload is this.
-    async fn refusal(&mut self, token: &str, payload: Vec<u8>) -> Reject {
+    async fn offered(&mut self, token: &str, payload: Vec<u8>) -> Frame {
         let context = thought_by(&on("cuda:1", 0)).await;
         let mut metadata = outgoing(&context).metadata().clone();
         metadata.session_id.clone_from(&self.session);
@@ -100,8 +112,21 @@ impl Hostile {
             metadata.extra.insert(key.to_owned(), value.to_owned());
         }
         self.lane.send(Frame::new(metadata, payload), &EncodeOptions::default()).await.unwrap();
-        let reply = timeout(LONG, self.lane.recv()).await.unwrap().unwrap().unwrap();
-        Reject::from_frame(&reply).expect("a refusal")
+        timeout(LONG, self.lane.recv()).await.unwrap().unwrap().unwrap()
+    }
+
+    async fn refusal(&mut self, token: &str, payload: Vec<u8>) -> Reject {
+        Reject::from_frame(&self.offered(token, payload).await).expect("a refusal")
+    }
+
+    /// What the agent says to a question behind what came.
+    async fn asked(&mut self) -> Frame {
+        let greedy = serde_json::json!({ "max_tokens": 6, "temperature": 0.0 });
+        let mut behind = question("question", Some("t"), greedy);
+        behind.metadata.session_id.clone_from(&self.session);
+        behind.metadata.extra.insert(ext::KIND.into(), "text".into());
+        self.lane.send(behind, &EncodeOptions::default()).await.unwrap();
+        timeout(LONG, self.lane.recv()).await.unwrap().unwrap().unwrap()
     }
 
     async fn refusal_of(&mut self, memory: impl Into<OwnedFd>) -> Reject {
@@ -111,19 +136,14 @@ impl Hostile {
     }
 }
 
-// spec: exchange 9.2, exchange 9.4, extensions 1.1
+// spec: exchange 9.2, exchange 9.3, exchange 9.6, extensions 1.1
 #[tokio::test]
 async fn a_hostile_peer_s_memory_is_refused_and_the_transfer_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let url = start(&folder, on("cuda:1", 0)).await;
-    let mut connection = connect(&url.parse().unwrap(), &TransportOptions::default()).await.unwrap();
-    let config = NegotiatorConfig::new(on("cuda:1", 0).hello(), connection.peer_id());
-    let established = negotiate_client(&mut connection, config).await.unwrap();
-    assert_eq!(established.capabilities.as_ref().unwrap().device.as_deref(), Some("cuda:1"));
-    let session = established.session.id.to_string();
     let context = thought_by(&on("cuda:1", 0)).await;
     let header = *outgoing(&context).kv_header();
-    let mut hostile = Hostile { lane: Transfers::over(connection).open("t").unwrap(), session, header };
+    let mut hostile = Hostile::connect(&url, header).await;
 
     for token in ["", "-1", "+1", "x", "18446744073709551616"] {
         let refusal = hostile.refusal(token, header.encode().to_vec()).await;
@@ -140,11 +160,25 @@ async fn a_hostile_peer_s_memory_is_refused_and_the_transfer_goes_on() {
     let large = KvHeader { seq_len: u32::MAX, ..header }.encode().to_vec();
     hostile.refusal("1", large).await;
 
-    let behind = question("question", Some("t"), serde_json::json!({}));
-    let mut behind = behind;
-    behind.metadata.session_id.clone_from(&hostile.session);
-    behind.metadata.extra.insert(ext::KIND.into(), "text".into());
-    hostile.lane.send(behind, &EncodeOptions::default()).await.unwrap();
-    let reply = timeout(LONG, hostile.lane.recv()).await.unwrap().unwrap().unwrap();
+    let reply = hostile.asked().await;
     assert_eq!(Reject::from_frame(&reply).unwrap().code, Some(ErrorCode::SlabsMissing));
+}
+
+// spec: exchange 9.4
+#[tokio::test]
+async fn what_a_sender_does_to_the_memory_after_the_answer_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = start(&folder, on("cuda:1", 0)).await;
+    let context = thought_by(&on("cuda:1", 0)).await;
+    let source = outgoing(&context);
+    let mut hostile = Hostile::connect(&url, *source.kv_header()).await;
+    let memory = File::from(context.sequence().share_kv("cuda:1").unwrap().unwrap());
+    let token = hostile.lane.pass(memory.try_clone().unwrap().into()).await.unwrap();
+    let header = hostile.header.encode().to_vec();
+    let taken = hostile.offered(&token.to_string(), header).await;
+    assert_eq!((taken.kind(), taken.metadata.mode), (Ok(Some(FrameKind::Ack)), Mode::Latent));
+    memory.write_all_at(&vec![0x41; source.kv_bytes() as usize], 0).unwrap();
+    memory.set_len(1).unwrap();
+    let answer = TextMessage::from_json(&hostile.asked().await.payload).unwrap();
+    assert_eq!(answer.extra["answer"]["tokens"], serde_json::json!(alone(&context).await));
 }
