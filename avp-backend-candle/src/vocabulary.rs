@@ -144,7 +144,8 @@ fn scatter(ids: &[u32], weights: &[f32], rows: usize) -> Vec<f32> {
 /// Rows `start..` of `table`, at most [`BLOCK_ROWS`], in f32 on the CPU.
 fn block(table: &Tensor, start: usize) -> Result<Tensor> {
     let rows = BLOCK_ROWS.min(table.dim(0)?.saturating_sub(start));
-    table.narrow(0, start, rows)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)
+    // A view would take the whole table along to the host.
+    table.narrow(0, start, rows)?.force_contiguous()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
 
 /// Mean L2 norm of the input embeddings, as layer 0 takes them.

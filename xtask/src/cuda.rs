@@ -27,7 +27,7 @@ const COMPUTE_CAP: &str = "90";
 /// What the driver's library is called where there is one.
 const DRIVER: &str = "libcuda.so.1";
 
-/// What is built.
+/// Which kernels a build has beside those of candle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kernels {
     /// With attention by candle's operations.
@@ -66,6 +66,7 @@ pub(crate) fn build(kernels: Kernels) -> Result<()> {
         flash_attention::prepare(&mut build, &target().join("cuda"), &python()?)?;
     }
     run("build with CUDA", &mut build)?;
+    loads_driver(&program())?;
     say(&format!("    {}", program().display()));
     if given().is_none() {
         let lib = toolkit()?.join("lib");
@@ -95,6 +96,15 @@ pub(crate) fn test() -> Result<()> {
     run("checks on the GPU", &mut command(python, &args))
 }
 
+/// Nothing else would tell before the program starts on a machine with a GPU.
+fn loads_driver(program: &Path) -> Result<()> {
+    let program = program.display().to_string();
+    let output = command("readelf", &["-d", &program]).output().context("readelf of binutils")?;
+    let needed = String::from_utf8_lossy(&output.stdout).contains(DRIVER);
+    ensure!(needed, "{program} does not load {DRIVER}");
+    Ok(())
+}
+
 fn program() -> PathBuf {
     output().join("release").join("avp")
 }
@@ -117,8 +127,8 @@ fn with_toolkit(mut build: Command) -> Result<Command> {
     let bins = [home.join("bin")].into_iter().chain(std::env::split_paths(&path));
     build.env("PATH", std::env::join_paths(bins)?);
     if given.is_none() {
-        // The stub has no functions: the driver of the machine that runs the program has them. This hides it too if any other
-        // function is missing.
+        // The stub lacks most functions: the driver of the machine that runs the program has them. This hides it too if any
+        // other function is missing.
         let own = std::env::var("RUSTFLAGS").unwrap_or_default();
         let flags = format!("{own} -C link-arg=-Wl,--unresolved-symbols=ignore-all");
         build.env("RUSTFLAGS", flags.trim()).env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -190,19 +200,19 @@ fn link(to: &str, at: &Path) -> Result<()> {
     }
 }
 
-/// A driver's library without functions, to link against.
+/// A driver's library with one of its functions, to link against.
 fn stub(toolkit: &Path) -> Result<()> {
     let stubs = toolkit.join("lib").join("stubs");
     let library = stubs.join("libcuda.so");
-    if library.is_file() {
-        return Ok(());
-    }
     fs::create_dir_all(&stubs)?;
+    // A library of which nothing is used is not linked to, and then the driver's is not loaded.
+    let source = stubs.join("stub.c");
+    fs::write(&source, "int cuInit(unsigned flags) { return 100; }\n")?;
     let soname = format!("-Wl,-soname,{DRIVER}");
-    let path = library.display().to_string();
+    let (source, path) = (source.display().to_string(), library.display().to_string());
     run(
         "make a stub of the driver's library",
-        &mut command("cc", &["-shared", "-x", "c", "/dev/null", &soname, "-o", &path]),
+        &mut command("cc", &["-shared", "-fPIC", &source, &soname, "-o", &path]),
     )?;
     ensure!(library.is_file(), "cc made no {path}");
     Ok(())

@@ -35,12 +35,13 @@ impl Sharing {
             Attribute::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
             Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
         ] {
-            if context.attribute(needed).w()? == 0 {
+            // A driver that does not know what is asked has it not.
+            if !matches!(context.attribute(needed), Ok(1..)) {
                 return Ok(None);
             }
         }
-        let uuid = context.uuid().w()?.bytes;
-        let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        let Ok(uuid) = context.uuid() else { return Ok(None) };
+        let hex: String = uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Some(Self { device: format!("cuda:{hex}"), compute }))
     }
 
@@ -70,6 +71,10 @@ impl Sharing {
                 to += planes.tensor() as u64;
             }
         }
+        // Memory comes in large units, and what is behind the planes is not the other process's.
+        let (rest, stream) = (memory.address + memory.size as u64 - to, self.compute.cu_stream());
+        // SAFETY: from where the planes end to the end of the memory, which is mapped until the stream has ended it.
+        unsafe { result::memset_d8_async(to, 0, rest as usize, stream) }.w()?;
         // The other process knows nothing of this one's streams.
         self.compute.synchronize().w()?;
         memory.export()

@@ -1,7 +1,7 @@
 //! Grouped-query attention over the KV cache.
 
 use avp_backend::BackendError;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::flash::{self, Attend};
 use super::layers::{Linear, RmsNorm};
@@ -9,6 +9,9 @@ use super::rotations::Rotations;
 use crate::cache::KvCache;
 use crate::config::{DecoderConfig, LayerConfig};
 use crate::weights::Weights;
+
+/// Keys from which on the softmax of a single query takes a GPU several operations.
+const WIDE: usize = 2048;
 
 /// Attention of one layer.
 #[derive(Debug)]
@@ -107,8 +110,9 @@ impl Attention {
         let (n, dtype) = (q.dim(2)?, q.dtype());
         // Queries of one KV head form one matrix, so that keys and values are not repeated.
         let group = self.heads / self.kv_heads;
-        let q = q.reshape((self.kv_heads, group * n, self.head_dim))?;
-        let mut scores = (q.matmul(&k.transpose(1, 2)?)? * self.scale)?;
+        // Scaled before the product, whose sums may be too large for f16.
+        let q = (q.reshape((self.kv_heads, group * n, self.head_dim))? * self.scale)?;
+        let mut scores = q.matmul(&k.transpose(1, 2)?)?;
         if let Some(cap) = self.softcap {
             scores = ((scores / cap)?.tanh()? * cap)?;
         }
@@ -116,10 +120,21 @@ impl Attention {
         if let Some(mask) = &view.mask {
             scores = scores.broadcast_add(mask)?;
         }
-        let probs = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(dtype)?;
+        let probs = softmax(&scores)?.to_dtype(dtype)?;
         let mixed = probs.reshape((self.kv_heads, group * n, view.keys))?.matmul(v)?;
         let mixed = mixed.reshape((self.heads, n, self.head_dim))?.transpose(0, 1)?.contiguous()?;
         mixed.reshape((n, self.heads * self.head_dim))
+    }
+}
+
+/// Over the last dimension of `[kv_heads, group, n, keys]`.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    // The one operation has one warp of a GPU for each row, which is little for few long ones.
+    let (_, _, n, keys) = scores.dims4()?;
+    if scores.device().is_cuda() && n == 1 && keys > WIDE {
+        candle_nn::ops::softmax(scores, D::Minus1)
+    } else {
+        candle_nn::ops::softmax_last_dim(scores)
     }
 }
 

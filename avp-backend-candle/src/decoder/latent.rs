@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use avp_backend::{LatentProjection, SMALLEST_NORM};
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::{Decoder, product};
 use crate::cache::KvCache;
@@ -51,7 +51,8 @@ impl DeviceProjection {
         match self {
             Self::SoftEmbedding => {
                 let logits = model.logits(hidden)?;
-                let weights = candle_nn::ops::softmax_last_dim(&logits)?.to_dtype(model.dtype)?;
+                // By several operations: the one for last dimensions has one warp of a GPU go over the whole vocabulary.
+                let weights = candle_nn::ops::softmax(&logits, D::Minus1)?.to_dtype(model.dtype)?;
                 let embedding = weights.matmul(&model.embed)?.to_dtype(model.activations)?;
                 match model.embed_scale() {
                     Some(scale) => embedding * f64::from(scale),

@@ -169,9 +169,12 @@ impl Decoder {
     ) -> Result<Vec<f32>> {
         let n = x.dim(0)?;
         let mut hidden = Vec::new();
-        for at in (0..n).step_by(CHUNK) {
-            let chunk = x.narrow(0, at, CHUNK.min(n - at))?;
-            let last = at + CHUNK >= n;
+        // candle's kernels count the scores of a chunk in 32 bits.
+        let most = i32::MAX as usize / self.config.heads.saturating_mul(start + n).max(1);
+        let length = CHUNK.min(most).max(1);
+        for at in (0..n).step_by(length) {
+            let chunk = x.narrow(0, at, length.min(n - at))?;
+            let last = at + length >= n;
             let y = self.forward_chunk(chunk, start + at, cache, before_layer)?;
             match keep {
                 Keep::All => hidden.append(&mut self.finish(&y)?),
