@@ -1,5 +1,6 @@
 //! Our extension's entry in the capabilities of a hello.
 
+use avp_wire::ext;
 use serde_json::{Map, Value, json};
 
 use crate::Hello;
@@ -101,6 +102,9 @@ impl Capabilities {
 pub fn without_device(hello: &mut Hello) {
     if let Some(Value::Object(entry)) = hello.capabilities.get_mut(EXTENSION_KEY) {
         entry.remove(DEVICE);
+        if let Some(Value::Array(keys)) = entry.get_mut("keys") {
+            keys.retain(|key| key != ext::MEMORY);
+        }
     }
 }
 
@@ -180,7 +184,7 @@ mod tests {
     fn what_is_announced_reads_back() {
         let capabilities = Capabilities {
             weights: Some(Fingerprint::from_bytes([0xab; 32])),
-            keys: vec!["avp.kind".into(), "avp.blake3".into()],
+            keys: vec!["avp.kind".into(), "avp.blake3".into(), "avp.memory".into()],
             codecs: vec!["q8".into()],
             vocabulary: Some(VocabularyClaim { fingerprint: Fingerprint::from_bytes([0xcd; 32]), rows: 796 }),
             device: Some("cuda:0123".to_owned()),
@@ -188,7 +192,7 @@ mod tests {
         let mut hello = Hello::default();
         capabilities.announce(&mut hello);
         let expected = format!(
-            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3"], "codecs": ["q8"], "vocabulary": {{"fingerprint": "{}", "rows": 796}}, "device": "cuda:0123"}}}}"#,
+            r#"{{"avp.rs": {{"v": 1, "weights": "{}", "keys": ["avp.kind", "avp.blake3", "avp.memory"], "codecs": ["q8"], "vocabulary": {{"fingerprint": "{}", "rows": 796}}, "device": "cuda:0123"}}}}"#,
             "ab".repeat(32),
             "cd".repeat(32)
         );
@@ -196,7 +200,8 @@ mod tests {
         let read = Hello::from_json(hello.to_json().as_bytes()).unwrap();
         assert_eq!(Capabilities::from_hello(&read), Ok(Some(capabilities.clone())));
         without_device(&mut hello);
-        let elsewhere = Capabilities { device: None, ..capabilities };
+        let keys = vec!["avp.kind".into(), "avp.blake3".into()];
+        let elsewhere = Capabilities { device: None, keys, ..capabilities };
         assert_eq!(Capabilities::from_hello(&hello), Ok(Some(elsewhere)));
     }
 

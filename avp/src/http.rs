@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use avp_backend::{Context, Verification};
-use avp_handshake::{MessageError, NegotiatorConfig, PeerId, Reject, Session, TextMessage};
+use avp_handshake::{MessageError, NegotiatorConfig, PeerId, Reject, Session, TextMessage, without_device};
 use avp_transport::{
     BoxFuture, HttpAgent, HttpCaller, HttpHandler, HttpListener, HttpRefusal, HttpReply, HttpServerOptions,
     Listener, Party, TransportError, TransportUrl,
@@ -24,7 +24,10 @@ pub(crate) async fn listen(
     url: &TransportUrl,
     shared: &Arc<Shared>,
 ) -> Result<Box<dyn Listener>, TransportError> {
-    let mut config = NegotiatorConfig::new(shared.agent.hello(), PeerId::new("set for each caller"));
+    let mut hello = shared.agent.hello();
+    // Whoever calls may be on another machine.
+    without_device(&mut hello);
+    let mut config = NegotiatorConfig::new(hello, PeerId::new("set for each caller"));
     config.policy = shared.options.policy;
     let agent = HttpAgent::new(config, Requests { shared: Arc::clone(shared) })?;
     let mut http = HttpServerOptions::default();

@@ -1,5 +1,7 @@
 //! One transfer of a session: the context that comes, and what is asked about it.
 
+#[cfg(target_os = "linux")]
+mod device;
 mod questions;
 
 use std::collections::VecDeque;
@@ -21,8 +23,6 @@ use tokio::time::sleep;
 use crate::answering::{blocking, import, internal};
 use crate::context_sink::ContextSink;
 use crate::cross_model::{Incoming, vocabulary_frame};
-#[cfg(target_os = "linux")]
-use crate::device;
 use crate::incoming::{self, Answer};
 use crate::session::{Session, can_go_on, is_idle};
 
@@ -91,7 +91,7 @@ impl Lane {
                     ControlFlow::Continue(())
                 }
                 Step::Waited => {
-                    self.reply(self.sign_of_life()).await?;
+                    self.reply(self.bare_ack()).await?;
                     ControlFlow::Continue(())
                 }
                 Step::Came(Err(error)) if is_idle(&error) && can_go_on(&self.session.place, &error) => {
@@ -137,8 +137,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Says nothing new: that what came of the transfer is whole.
-    fn sign_of_life(&self) -> Frame {
+    /// That what came of the transfer is whole; a sign of life where that was said before.
+    fn bare_ack(&self) -> Frame {
         let mut metadata = self.stamp();
         metadata.extra.insert(ext::KIND.to_owned(), FrameKind::Ack.as_str().to_owned());
         Frame::new(metadata, Vec::new())
@@ -215,6 +215,9 @@ impl Lane {
 
     /// The replies to a frame; a question's comes when it is answered.
     async fn handle(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
+        // Before anything can be wrong: the memory of a frame that is refused is let go of.
+        #[cfg(target_os = "linux")]
+        let memory = device::claimed(&self.transfer, &frame);
         if frame.metadata.session_id != self.session.id {
             return Err(Reject::new(ErrorCode::UnknownSession, "this connection has another session"));
         }
@@ -240,6 +243,10 @@ impl Lane {
             Some(FrameKind::Slab)
                 if frame.metadata.payload_type == PayloadType::KvCache && !self.transfer.id().is_empty() =>
             {
+                #[cfg(target_os = "linux")]
+                if let Some(memory) = memory {
+                    return self.from_device(memory, frame).await;
+                }
                 self.slab(frame).await
             }
             _ => {
@@ -299,27 +306,7 @@ impl Lane {
         Ok(self.acknowledge(&ack))
     }
 
-    /// Takes a context whose planes lie in memory of the device. A sender that hears of a refusal sends frames.
-    #[cfg(target_os = "linux")]
-    async fn in_memory(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
-        self.take_permit()?;
-        match device::take(&self.transfer, Arc::clone(&self.session.shared), frame).await {
-            Ok(context) => {
-                self.context = Given::Whole(Ok(context));
-                Ok(vec![device::taken(self.stamp())])
-            }
-            Err(refusal) => {
-                self.permit = None;
-                Err(refusal)
-            }
-        }
-    }
-
     async fn slab(&mut self, frame: Frame) -> Result<Vec<Frame>, Reject> {
-        #[cfg(target_os = "linux")]
-        if device::is_in_memory(&frame) && matches!(self.context, Given::Nothing) {
-            return self.in_memory(frame).await;
-        }
         if let Given::Slabs(incoming, round) = &mut self.context {
             let (incoming, mut ours) = (Arc::clone(incoming), std::mem::take(round));
             let taken = blocking(move || {
@@ -336,7 +323,7 @@ impl Lane {
             Err(reject) => Err(reject),
         });
         if matches!(self.context, Given::Whole(Err(_))) {
-            self.permit = None;
+            self.release_permit();
         }
         Ok(Vec::new())
     }
@@ -362,7 +349,7 @@ impl Lane {
         let came = Incoming::of_frame(frame, backend);
         self.context = Given::Distributions(self.take_permit().and(came));
         if matches!(self.context, Given::Distributions(Err(_))) {
-            self.permit = None;
+            self.release_permit();
         }
     }
 
@@ -381,6 +368,13 @@ impl Lane {
             self.permit = Some(place.map_err(|_| busy())?);
         }
         Ok(())
+    }
+
+    /// Gives back the place of a context that could not be taken, unless an earlier one is still being asked about.
+    fn release_permit(&mut self) {
+        if self.answering.is_empty() {
+            self.permit = None;
+        }
     }
 
     fn acknowledge(&self, ack: &Ack) -> Frame {

@@ -16,8 +16,6 @@ mod choice;
 mod context_sink;
 mod cross_model;
 mod deliver;
-#[cfg(target_os = "linux")]
-mod device;
 mod exchange;
 mod file;
 mod http;

@@ -1,5 +1,7 @@
 //! The asking side: one connection to another agent.
 
+#[cfg(target_os = "linux")]
+mod device;
 mod distributions;
 
 use std::collections::HashSet;
@@ -24,8 +26,6 @@ use crate::asking::{accepted, blocking, send};
 use crate::choice::{Choice, choose, nothing_to_project, refused};
 use crate::cross_model::{OutgoingHidden, Plan};
 use crate::deliver::{Delivery, Handed};
-#[cfg(target_os = "linux")]
-use crate::device;
 use crate::exchange::{GenerateRequest, mark_slab, question_frame, record_of};
 use crate::outgoing::OutgoingContext;
 use crate::text_key::with_text;
@@ -249,21 +249,21 @@ impl Peer {
         sent: &mut u64,
         on: &(dyn Fn(Handed) + Sync),
     ) -> Result<(TextMessage, KvPath), AskError> {
+        #[cfg(target_os = "linux")]
+        let why = match self.ask_on_device(context, ask, sent).await? {
+            Ok(reply) => return Ok((reply, KvPath::Device)),
+            Err(why) => why,
+        };
+        #[cfg(not(target_os = "linux"))]
+        let why = None;
         let context = self.with_free_id(context);
         let mut lane = self.transfers.open(context.transfer().as_str())?;
         let question = self.question(ask.prompt.clone(), ask, &Handover::Kv, Some(context.transfer()));
         let in_slabs = context.manifest().slab_count() > 1 && self.has_announced(ext::BLAKE3);
-        let device = self.established.capabilities.as_ref().and_then(|theirs| theirs.device.clone());
-        let in_one = self.described_as_one(&context);
+        let whole = if in_slabs { None } else { Some(self.whole_frame(&context).await?) };
         let (described, stamp, options) = (self.described(&context), self.stamp(), self.options.clone());
         let asking = async {
-            let path = through_device(&mut lane, &context, in_one.clone(), device).await?;
-            if path == KvPath::Device {
-                *sent += send(&lane, question).await?;
-            } else if !in_slabs {
-                let (context, pool) = (context.clone(), options.pool.clone());
-                let whole = blocking(move || context.whole(&pool)).await??;
-                let whole = Frame::new(in_one, whole);
+            if let Some(whole) = whole {
                 *sent += send(&lane, whole).await?;
                 *sent += send(&lane, question).await?;
             } else {
@@ -272,9 +272,9 @@ impl Peer {
                 *sent += send(delivery.lane(), question).await?;
                 *sent += delivery.complete(on).await?;
             }
-            Ok((answer_on(&mut lane).await?, path))
+            answer_on(&mut lane).await
         };
-        self.unless_turned_away(asking).await
+        Ok((self.unless_turned_away(asking).await?, KvPath::Host { why }))
     }
 
     /// What `work` on a transfer gives, unless the peer has no place for this session.
@@ -315,6 +315,13 @@ impl Peer {
         question_frame(session, &self.hello.agent_id, content, &request, handover, transfer)
     }
 
+    /// The context as one frame.
+    async fn whole_frame(&self, context: &OutgoingContext) -> Result<Frame, AskError> {
+        let metadata = self.described_as_one(context);
+        let (context, pool) = (context.clone(), self.options.pool.clone());
+        Ok(Frame::new(metadata, blocking(move || context.whole(&pool)).await??))
+    }
+
     /// What is said of a context that goes in one frame.
     fn described_as_one(&self, context: &OutgoingContext) -> Metadata {
         let mut metadata = self.described(context);
@@ -353,30 +360,6 @@ enum Route<'a> {
     Distributions(Vec<Distribution>, Handover),
     /// Why nothing else.
     Text(String),
-}
-
-/// Hands a cache over in memory of `device`, which the peer has announced, if that is where it lies.
-#[cfg(target_os = "linux")]
-async fn through_device(
-    lane: &mut Transfer,
-    context: &OutgoingContext,
-    described: Metadata,
-    device: Option<String>,
-) -> Result<KvPath, AskError> {
-    match device.filter(|_| lane.passes_descriptors()) {
-        Some(device) => device::hand_over(lane, context, described, device).await,
-        None => Ok(KvPath::Host { why: None }),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-async fn through_device(
-    _: &mut Transfer,
-    _: &OutgoingContext,
-    _: Metadata,
-    _: Option<String>,
-) -> Result<KvPath, AskError> {
-    Ok(KvPath::Host { why: None })
 }
 
 async fn answer_on(lane: &mut Transfer) -> Result<TextMessage, AskError> {

@@ -120,6 +120,8 @@ impl Outbox for ShmOutbox {
     }
 
     fn pass(&mut self, token: u64, descriptor: OwnedFd) -> bool {
+        // As of a frame: a dropped future takes it with it, if none of its bytes has gone.
+        self.begin_frame(None, 1);
         self.record(Record::Descriptor { token }, Some(descriptor));
         true
     }

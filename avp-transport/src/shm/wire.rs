@@ -107,7 +107,7 @@ impl Record {
                 Ok(Self::Payload { segment: id, offset, token })
             }
             (b"SR\0\0", 0, 0) => Ok(Self::Retire { id }),
-            (b"SD\0\0", 0, token) if id == 0 => Ok(Self::Descriptor { token }),
+            (b"SD\0\0", 0, token) if id == 0 && token <= Word::MAX_TOKEN => Ok(Self::Descriptor { token }),
             _ => Err(ShmFault::Malformed),
         }
     }

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use avp::{Agent, KvPath, Peer, ServeOptions, TransportOptions, serve};
+use avp::{Agent, AskError, KvPath, Peer, ServeOptions, TransportOptions, TransportUrl, serve};
 use avp_backend::testing::TestDevice;
 use avp_handshake::{NegotiatorConfig, Reject, TextMessage};
-use avp_transport::{Transfer, Transfers, connect, negotiate_client};
+use avp_transport::{Transfer, Transfers, connect, listen, negotiate_client, negotiate_server};
 use avp_wire::ext::FrameKind;
 use avp_wire::{EncodeOptions, ErrorCode, Frame, KvHeader, Mode, ext};
 use tempfile::TempDir;
@@ -73,7 +74,7 @@ async fn memory_that_cannot_be_used_costs_a_message_and_not_the_answer() {
 // spec: extensions 2.7
 #[tokio::test]
 async fn peers_that_are_not_on_this_machine_do_not_hear_of_devices() {
-    for url in ["avp+mem:no-device", "avp+tcp://127.0.0.1:0"] {
+    for url in ["avp+mem:no-device", "avp+tcp://127.0.0.1:0", "http://127.0.0.1:0"] {
         let server = serve(on("cuda:1", 0), url, ServeOptions::default(), |_| ()).await.unwrap();
         let url = server.url().to_string();
         tokio::spawn(server.run(std::future::pending()));
@@ -129,10 +130,9 @@ impl Hostile {
         timeout(LONG, self.lane.recv()).await.unwrap().unwrap().unwrap()
     }
 
-    async fn refusal_of(&mut self, memory: impl Into<OwnedFd>) -> Reject {
+    async fn refusal_of(&mut self, memory: impl Into<OwnedFd>, payload: Vec<u8>) -> Reject {
         let token = self.lane.pass(memory.into()).await.unwrap();
-        let header = self.header.encode().to_vec();
-        self.refusal(&token.to_string(), header).await
+        self.refusal(&token.to_string(), payload).await
     }
 }
 
@@ -151,14 +151,20 @@ async fn a_hostile_peer_s_memory_is_refused_and_the_transfer_goes_on() {
     }
     let unknown = hostile.refusal("7", header.encode().to_vec()).await;
     assert!(unknown.message.contains("no memory was passed"), "{}", unknown.message);
-    hostile.refusal_of(File::open("/dev/null").unwrap()).await;
-    hostile.refusal_of(std::io::pipe().unwrap().1).await;
-    let token = hostile.lane.pass(File::open("/dev/zero").unwrap().into()).await.unwrap().to_string();
-    for payload in [Vec::new(), vec![0; KvHeader::SIZE + 1], vec![0xff; KvHeader::SIZE]] {
-        hostile.refusal(&token, payload).await;
+    for memory in [File::open("/dev/null").unwrap().into(), OwnedFd::from(std::io::pipe().unwrap().1)] {
+        let refusal = hostile.refusal_of(memory, header.encode().to_vec()).await;
+        assert!(refusal.message.contains("cannot be used"), "{}", refusal.message);
     }
-    let large = KvHeader { seq_len: u32::MAX, ..header }.encode().to_vec();
-    hostile.refusal("1", large).await;
+    let long = KvHeader { seq_len: u32::MAX, ..header }.encode().to_vec();
+    for (payload, says) in [
+        (Vec::new(), "17 bytes, not 0"),
+        (vec![0; KvHeader::SIZE + 1], "17 bytes, not 18"),
+        (vec![0xff; KvHeader::SIZE], ""),
+        (long, "window"),
+    ] {
+        let refusal = hostile.refusal_of(File::open("/dev/zero").unwrap(), payload).await;
+        assert!(refusal.message.contains(says) && !refusal.message.contains("passed"), "{}", refusal.message);
+    }
 
     let reply = hostile.asked().await;
     assert_eq!(Reject::from_frame(&reply).unwrap().code, Some(ErrorCode::SlabsMissing));
@@ -177,8 +183,41 @@ async fn what_a_sender_does_to_the_memory_after_the_answer_changes_nothing() {
     let header = hostile.header.encode().to_vec();
     let taken = hostile.offered(&token.to_string(), header).await;
     assert_eq!((taken.kind(), taken.metadata.mode), (Ok(Some(FrameKind::Ack)), Mode::Latent));
+    let again = hostile.refusal_of(memory.try_clone().unwrap(), hostile.header.encode().to_vec()).await;
+    assert_eq!(again.code, Some(ErrorCode::UnexpectedFrame), "one context a transfer");
     memory.write_all_at(&vec![0x41; source.kv_bytes() as usize], 0).unwrap();
     memory.set_len(1).unwrap();
     let answer = TextMessage::from_json(&hostile.asked().await.payload).unwrap();
     assert_eq!(answer.extra["answer"]["tokens"], serde_json::json!(alone(&context).await));
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_to_memory_is_sent_frames_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let url: TransportUrl =
+        format!("avp+shm://{}", folder.path().join("mute.sock").display()).parse().unwrap();
+    let listener = listen(&url, &TransportOptions::default()).await.unwrap();
+    let mute = tokio::spawn(async move {
+        let mut connection = listener.accept().await.unwrap();
+        let config = NegotiatorConfig::new(on("cuda:1", 0).hello(), connection.peer_id());
+        negotiate_server(&mut connection, config).await.unwrap();
+        let transfers = Transfers::over(connection);
+        let mut first = transfers.accept().await.unwrap().unwrap();
+        assert!(first.recv().await.unwrap().unwrap().metadata.extra.contains_key(ext::MEMORY));
+        let mut second = transfers.accept().await.unwrap().unwrap();
+        assert_eq!(second.recv().await.unwrap().unwrap().kind(), Ok(Some(FrameKind::Manifest)));
+        let refusal = Reject::new(ErrorCode::Busy, "enough").to_frame();
+        second.send(refusal, &EncodeOptions::default()).await.unwrap();
+        let _ = transfers.accept().await;
+    });
+    let mut options = TransportOptions::default();
+    options.limits.frame_timeout = Duration::from_millis(200);
+    let ours = on("cuda:1", 0);
+    let context = thought_by(&ours).await;
+    let mut peer = Peer::connect(&url.to_string(), ours.hello(), &options).await.unwrap();
+    let ask = ask(Some(outgoing(&context)));
+    let error = timeout(LONG, peer.ask(&ask)).await.unwrap().unwrap_err();
+    assert!(matches!(error, AskError::Refused { code: Some(ErrorCode::Busy), .. }), "{error}");
+    drop(peer);
+    timeout(LONG, mute).await.unwrap().unwrap();
 }
