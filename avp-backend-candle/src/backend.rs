@@ -268,7 +268,11 @@ fn open_device(device: Device) -> Result<candle_core::Device, BackendError> {
     match device {
         Device::Cpu => Ok(candle_core::Device::Cpu),
         #[cfg(feature = "cuda")]
-        Device::Cuda(ordinal) => crate::cuda::open(ordinal).map_err(engine),
+        Device::Cuda(ordinal) => crate::cuda::open(ordinal).map_err(|error| {
+            BackendError::Engine(format!(
+                "cuda:{ordinal} cannot be used: {error}; see `nvidia-smi` for GPUs and the driver, which must know CUDA 13, or use --device cpu"
+            ))
+        }),
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(ordinal) => Err(BackendError::Unsupported {
             what: format!("device cuda:{ordinal} in a build without the feature `cuda`"),

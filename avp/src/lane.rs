@@ -245,7 +245,7 @@ impl Lane {
             {
                 #[cfg(target_os = "linux")]
                 if let Some(memory) = memory {
-                    return self.from_device(memory, frame).await;
+                    return self.take_from_device(memory, frame).await;
                 }
                 self.slab(frame).await
             }

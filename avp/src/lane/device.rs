@@ -25,7 +25,7 @@ pub(super) fn claimed(lane: &Transfer, frame: &Frame) -> Option<Result<OwnedFd, 
 
 impl Lane {
     /// Takes a context out of memory. A sender that hears of a refusal sends frames.
-    pub(super) async fn from_device(
+    pub(super) async fn take_from_device(
         &mut self,
         memory: Result<OwnedFd, Reject>,
         frame: Frame,
