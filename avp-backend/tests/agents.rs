@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use avp_backend::testing::{MatrixBackend, MatrixTables};
+use avp_backend::testing::{MatrixBackend, MatrixTables, TestDevice};
 use avp_backend::{
     Backend, Context, ContextError, ContextStamp, GenerateError, GenerateEvent, GenerateOptions, Generation,
     KvRange, Prompt, SamplingOptions, StopReason, ThinkError, ThinkOptions, Verification, VerificationPolicy,
@@ -271,4 +271,11 @@ fn too_long_prompts_say_what_does_not_fit() {
     let error =
         generate(&backend, &raw("012345"), Some(&context), &options, &mut |_| ControlFlow::Continue(()));
     assert!(matches!(error, Err(GenerateError::ContextWindow { context: 10, prompt: 6, window: 16 })));
+}
+
+#[test]
+fn a_cache_in_memory_of_a_device_goes_on_elsewhere() {
+    let device = TestDevice { name: "device".to_owned(), lacking: 0 };
+    let backend = model(64).with_device(device);
+    avp_backend::testing::suite::a_cache_goes_on_in_memory_of_its_device_and_of_no_other(&backend);
 }

@@ -57,6 +57,30 @@ pub fn import_of_an_export_goes_on_with_the_same_bits(backend: &dyn Backend) {
     assert!(export(backend, &*copy, &everything) == export(backend, &*original, &everything));
 }
 
+/// Within one process, as far as drivers let a process take its own memory; between two it is `tests/gpu/run.py` that tries.
+pub fn a_cache_goes_on_in_memory_of_its_device_and_of_no_other(backend: &dyn Backend) {
+    #[cfg(unix)]
+    {
+        let mut original = prefilled(backend, &ids());
+        let (everything, dtype) = (all(backend, &*original), original.kv_dtype());
+        assert!(original.share_kv("another").unwrap().is_none());
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        assert!(backend.new_sequence(40).unwrap().take_shared_kv(40, dtype, null()).is_err());
+        let Some(device) = backend.shared_device() else { return };
+        for room in [0, 40, 50] {
+            let memory = original.share_kv(device).unwrap().unwrap();
+            let mut copy = backend.new_sequence(room).unwrap();
+            copy.take_shared_kv(40, dtype, memory).unwrap();
+            assert_eq!(copy.len(), 40);
+            assert!(export(backend, &*copy, &everything) == export(backend, &*original, &everything));
+            assert_eq!(next(&mut *copy, &[11]), next(&mut *original.fork().unwrap(), &[11]));
+        }
+        next(&mut *original, &[12]);
+    }
+    #[cfg(not(unix))]
+    let _ = backend;
+}
+
 pub fn token_ranges_may_come_in_any_order_within_the_capacity(backend: &dyn Backend) {
     let (ids, layers) = (ids(), layers(backend));
     let mut original = prefilled(backend, &ids);

@@ -27,6 +27,7 @@ macro_rules! backend_suite {
             eight_generations_on_forks_leave_the_sequence_unchanged_bit_for_bit,
             forks_go_on_independently_of_each_other_and_of_the_original,
             import_of_an_export_goes_on_with_the_same_bits,
+            a_cache_goes_on_in_memory_of_its_device_and_of_no_other,
             token_ranges_may_come_in_any_order_within_the_capacity,
             slabs_may_come_by_layer_and_by_token_range_in_any_order_of_layers,
             a_prompt_is_read_behind_a_cache_that_is_still_arriving,
