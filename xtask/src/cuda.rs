@@ -26,6 +26,18 @@ nvidia-cuda-nvrtc==13.0.88
 const COMPUTE_CAP: &str = "90";
 /// What the driver's library is called where there is one.
 const DRIVER: &str = "libcuda.so.1";
+/// The suite of the engine on a GPU.
+const SUITE: [&str; 9] = [
+    "test",
+    "--release",
+    "--package",
+    "avp-backend-candle",
+    "--features",
+    "cuda",
+    "--locked",
+    "--test",
+    "cuda_suite",
+];
 
 /// Which kernels a build has beside those of candle.
 #[derive(Clone, Copy, Debug)]
@@ -40,19 +52,6 @@ pub(crate) enum Kernels {
 pub(crate) fn setup() -> Result<()> {
     toolkit().map(drop)
 }
-
-/// The suite of the engine on a GPU.
-const SUITE: [&str; 9] = [
-    "test",
-    "--release",
-    "--package",
-    "avp-backend-candle",
-    "--features",
-    "cuda",
-    "--locked",
-    "--test",
-    "cuda_suite",
-];
 
 /// `cargo xtask build --cuda`: the program.
 pub(crate) fn build(kernels: Kernels) -> Result<()> {

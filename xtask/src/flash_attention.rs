@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::sh::{command, run};
 
-/// The oldest release of CUTLASS that was tried with CUDA 13.
+/// A release of CUTLASS that CUDA 13 compiles; 3.5 is none.
 const WHEEL: &str = "nvidia-cutlass==4.2.0.0";
 /// Where its headers lie in the wheel.
 const SOURCE: &str = "cutlass_library/source";

@@ -33,7 +33,7 @@ cargo xtask bench --check      instruction counts of small calls against xtask/i
 cargo xtask bench --baseline   writes that file anew
 cargo xtask cuda-setup         a CUDA toolkit of PyPI packages under target/cuda, for machines that have none (1.2 GB)
 cargo xtask build --cuda       `avp` for NVIDIA GPUs, with that toolkit or that of CUDA_HOME; needs neither GPU nor driver
-               --flash-attn    with flash attention for prefill, whose 53 kernels take about 4 hours on two cores
+               --flash-attn    with flash attention for prefill, whose 53 kernels take minutes each
 cargo xtask test --cuda        that it compiles and links, and where there is a GPU, that it computes what a processor does
 cargo xtask transfers [ARGS]   answers between all pairs of demo models, as docs/benchmarks.md has them; ARGS go to `avp demo`
 cargo xtask vectors            the vectors of spec-vectors that are made by hand, anew
